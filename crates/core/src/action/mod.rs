@@ -1,0 +1,173 @@
+//! Actions: what a matched rule asks for (§3.5).
+//!
+//! An action reads a packet's meaning ([`ActionInput`]) and returns an [`Effect`]; it never touches bytes and
+//! changes no state. Each action is one file with its data (what the policy says) and its `process`. To add one:
+//! write the file, add a variant to [`Action`] and a line to each `match` below; the compiler names the rest.
+
+mod allow;
+mod block;
+mod decap;
+mod encap;
+mod load_balance;
+mod map_encap;
+mod mark;
+mod meter;
+mod nat;
+mod respond;
+mod transpose;
+
+pub use allow::Allow;
+pub use block::Block;
+pub use decap::Decap;
+pub use encap::{Encap, Tunnel};
+pub use load_balance::{Affinity, LoadBalance};
+pub use map_encap::MapEncap;
+pub use mark::Mark;
+pub use meter::Meter;
+pub use nat::{Nat, NatTo};
+pub use respond::{MacSource, Respond};
+pub use transpose::Transpose;
+
+use alloc::vec::Vec;
+
+use crate::drop_reason::DropReason;
+use crate::flow::{Direction, HeaderStack};
+use crate::resource::{MeterId, Resources};
+use crate::transposition::Transposition;
+
+/// What a rule does with the packets it matches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Pass unchanged.
+    Allow(Allow),
+    /// Drop.
+    Block(Block),
+    /// Rewrite addresses and ports.
+    Nat(Nat),
+    /// Choose a target by consistent hash and rewrite the destination to it.
+    LoadBalance(LoadBalance),
+    /// Put the packet into a tunnel.
+    Encap(Encap),
+    /// Take the packet out of its outermost tunnel.
+    Decap(Decap),
+    /// Put the packet into the tunnel that a mapping table names.
+    MapEncap(MapEncap),
+    /// A user-defined transposition.
+    Transpose(Transpose),
+    /// Count.
+    Meter(Meter),
+    /// Set DSCP or metadata.
+    Mark(Mark),
+    /// Answer the packet.
+    Respond(Respond),
+}
+
+/// What an action may read.
+#[derive(Clone, Copy, Debug)]
+pub struct ActionInput<'a> {
+    /// The packet as it stands at this layer.
+    pub headers: &'a HeaderStack,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The port's tables.
+    pub resources: &'a Resources,
+    /// The switch's seed: choices derive from it, the headers and the tables only (§5.2).
+    pub seed: u64,
+}
+
+/// What an action asks for on one packet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Effect {
+    /// The header change.
+    pub transposition: Transposition,
+    /// The meter that counts the packet.
+    pub meter: Option<MeterId>,
+    /// Metadata keys (by index) and their new values.
+    pub metadata: Vec<(u8, u32)>,
+    /// What becomes of the packet.
+    pub outcome: Outcome,
+}
+
+/// Whether the packet goes on after this layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Outcome {
+    /// On to the next layer.
+    #[default]
+    Continue,
+    /// Dropped here.
+    Drop(DropReason),
+    /// Answered here; the reply goes back through the layers already crossed.
+    Reply(Reply),
+}
+
+/// What is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reply {
+    /// An ARP reply saying that the requested address is at this MAC.
+    Arp(crate::address::MacAddr),
+    /// A neighbour advertisement saying so.
+    NeighborAdvertisement(crate::address::MacAddr),
+    /// An ICMP or ICMPv6 echo reply.
+    Echo,
+}
+
+impl Effect {
+    /// The packet goes on with this header change.
+    pub fn transpose(transposition: Transposition) -> Self {
+        Effect { transposition, ..Effect::default() }
+    }
+
+    /// The packet is dropped.
+    pub fn drop(reason: DropReason) -> Self {
+        Effect { outcome: Outcome::Drop(reason), ..Effect::default() }
+    }
+}
+
+impl Action {
+    /// What this action asks for on the packet of `input`. An impossible request is an [`Outcome::Drop`].
+    pub fn process(&self, input: &ActionInput<'_>) -> Effect {
+        match self {
+            Action::Allow(action) => action.process(input),
+            Action::Block(action) => action.process(input),
+            Action::Nat(action) => action.process(input),
+            Action::LoadBalance(action) => action.process(input),
+            Action::Encap(action) => action.process(input),
+            Action::Decap(action) => action.process(input),
+            Action::MapEncap(action) => action.process(input),
+            Action::Transpose(action) => action.process(input),
+            Action::Meter(action) => action.process(input),
+            Action::Mark(action) => action.process(input),
+            Action::Respond(action) => action.process(input),
+        }
+    }
+
+    /// The name used in policy files and output.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Action::Allow(_) => "allow",
+            Action::Block(_) => "block",
+            Action::Nat(_) => "nat",
+            Action::LoadBalance(_) => "load-balance",
+            Action::Encap(_) => "encap",
+            Action::Decap(_) => "decap",
+            Action::MapEncap(_) => "map-encap",
+            Action::Transpose(_) => "transpose",
+            Action::Meter(_) => "meter",
+            Action::Mark(_) => "mark",
+            Action::Respond(_) => "respond",
+        }
+    }
+
+    /// True when a binding that this type of action made earlier, for the packet of `input`, may live on under
+    /// this action (§5.5): a load balancer admits every target that is still in its set, every other action
+    /// admits what it would do now.
+    pub fn admits(&self, input: &ActionInput<'_>, binding: &Transposition) -> bool {
+        match self {
+            Action::LoadBalance(action) => action.admits(input, binding),
+            _ => {
+                let effect = self.process(input);
+                effect.outcome == Outcome::Continue && effect.transposition == *binding
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Why a packet was dropped. One list, one number per reason that is never reused, one line of documentation
+//! each; counters, traces and `lamina explain` all read this list.
+
+macro_rules! drop_reasons {
+    ($( $(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal; )+) => {
+        /// The one reason for which a packet was dropped.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $( $(#[doc = $doc])+ $variant = $number, )+
+        }
+
+        impl DropReason {
+            /// Every reason, in order of number.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
+
+            /// The stable name used in counters and output.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)+ }
+            }
+
+            /// One sentence for a person: what happened and what to look at.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// A rule with action block matched, or nothing matched in a layer whose default is block.
+    Blocked = 1, "blocked";
+    /// The frame is shorter than an Ethernet header.
+    FrameTooShort = 2, "frame-too-short";
+    /// A header is cut off by the end of the frame.
+    Truncated = 3, "truncated";
+    /// An IPv4 header is wrong: version, header length, or total length beyond the frame.
+    BadIpv4Header = 4, "bad-ipv4-header";
+    /// An IPv6 header is wrong: version, payload length, or a malformed extension header.
+    BadIpv6Header = 5, "bad-ipv6-header";
+    /// The IPv4 header checksum is wrong.
+    BadIpv4Checksum = 6, "bad-ipv4-checksum";
+    /// A transport header is wrong: TCP data offset or UDP length outside the packet.
+    BadTransportHeader = 7, "bad-transport-header";
+    /// An ARP packet is not Ethernet and IPv4, or is cut off.
+    BadArp = 8, "bad-arp";
+    /// A tunnel header is wrong: unknown version, reserved flag that must be understood, or options cut off.
+    BadTunnelHeader = 9, "bad-tunnel-header";
+    /// More VLAN tags, header groups or header bytes than the parser follows.
+    TooManyHeaders = 10, "too-many-headers";
+    /// A non-first fragment met policy that needs transport ports; fragments are tracked from "Connections" on.
+    FragmentWithoutPorts = 11, "fragment-without-ports";
+    /// The port is not running: it waits for its first policy or for its NIC.
+    PortNotReady = 12, "port-not-ready";
+    /// The port is paused and its queue is full.
+    PortPaused = 13, "port-paused";
+    /// No port has the destination MAC and there is no uplink to send it to.
+    NoSuchDestination = 14, "no-such-destination";
+    /// A packet from the uplink is for no port of this host; it never goes back to the uplink.
+    NotForThisHost = 15, "not-for-this-host";
+    /// The destination is multicast and no responder answered and no multicast set is named.
+    MulticastUnanswered = 16, "multicast-unanswered";
+    /// A mapping table has no entry for the key that the rule looked up.
+    MappingMiss = 17, "mapping-miss";
+    /// A target set is empty, so nothing can be chosen.
+    NoTarget = 18, "no-target";
+    /// The time to live or hop limit would reach zero.
+    TtlExceeded = 19, "ttl-exceeded";
+    /// The outer header says congestion experienced, the inner one cannot carry it (RFC 6040).
+    EcnViolation = 20, "ecn-violation";
+    /// Another conversation already owns the tuple that this stateful rule would produce.
+    FlowKeyTaken = 21, "flow-key-taken";
+    /// The layer's flow table is full and nothing in it may give way.
+    LayerFlowTableFull = 22, "layer-flow-table-full";
+    /// The packet's headers cannot take the change that the policy asks for.
+    CannotTranspose = 23, "cannot-transpose";
+    /// The resulting headers do not fit the packet's headroom or header window.
+    NoHeadroom = 24, "no-headroom";
+    /// The underlay has no route to the tunnel's remote address.
+    UnderlayNoRoute = 25, "underlay-no-route";
+    /// The underlay's next hop has not answered ARP or neighbour discovery yet.
+    UnderlayNeighborUnresolved = 26, "underlay-neighbor-unresolved";
+    /// The packet is larger than the path MTU and may not be fragmented.
+    TooBig = 27, "too-big";
+    /// A responder matched a packet that it cannot answer.
+    CannotRespond = 28, "cannot-respond";
+    /// The packet crossed more hairpins than allowed.
+    TooManyTurns = 29, "too-many-turns";
+    /// The destination port is the port it came from.
+    SamePort = 30, "same-port";
+    /// The backend's transmit queue was full.
+    TransmitQueueFull = 31, "transmit-queue-full";
+    /// The table of a meter is full and the key is new; the packet is blocked only if the meter says so.
+    MeterTableFull = 32, "meter-table-full";
+    /// A transport checksum is wrong where a translation would have hidden it.
+    BadTransportChecksum = 33, "bad-transport-checksum";
+    /// The backend could not send the frame as it is (segmentation or checksum impossible).
+    TransmitFailed = 34, "transmit-failed";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_unique_and_explained() {
+        for (i, a) in DropReason::ALL.iter().enumerate() {
+            assert!(a.explanation().len() > 10, "{a:?}");
+            for b in &DropReason::ALL[i + 1..] {
+                assert_ne!(a.name(), b.name());
+                assert!((*a as u8) < (*b as u8));
+            }
+        }
+    }
+}
