@@ -1,1 +1,3 @@
-//! Placeholder header, replaced by the crate's first module.
+//! What Lamina's tests share.
+
+pub mod fuzz;
