@@ -3,6 +3,7 @@
 //! - [`wire`] is a naive codec: a frame as a plain list of headers, decoded and encoded byte by byte, every length
 //!   and checksum worked out from nothing. It is slow on purpose and shares no code with the core.
 //! - [`builder`] writes packets on top of it.
+//! - [`fuzz`] holds the bodies of the fuzz targets, as plain functions that ordinary tests replay.
 //! - [`oracle`] is the slow switch: it walks every layer for every packet and caches nothing.
 //! - [`strategy`] makes random policies, packets and policy changes for comparing the two.
 //!
@@ -13,4 +14,5 @@
 #![warn(missing_docs)]
 
 pub mod builder;
+pub mod fuzz;
 pub mod wire;
