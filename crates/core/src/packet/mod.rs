@@ -5,7 +5,7 @@
 //! made from nothing (responders, software segmentation). Checksum and segmentation offload travel beside the
 //! bytes with virtio-net semantics.
 
-mod checksum;
+pub mod checksum;
 mod parse;
 mod segment;
 
