@@ -77,14 +77,17 @@ pub fn finish_udp(sum: u32) -> u16 {
 
 /// The checksum field after words that summed to `old` were replaced by words that sum to `new` (RFC 1624, eq. 3).
 ///
-/// A UDP checksum of zero is no checksum and must not be updated; a result of zero is to be stored as 0xffff.
+/// A UDP checksum of zero is no checksum and must not be updated. A result of zero may always be stored as 0xffff,
+/// the same number in ones' complement; for UDP it must be, and for ICMP over IPv4 too: a message that has become
+/// all zeroes has the checksum 0xffff, and only the update's result is 0. IP, TCP and ICMPv6 are never all zeroes.
 #[inline(always)]
 pub fn update(checksum: u16, old: u32, new: u32) -> u16 {
     !fold(!checksum as u32 + !fold(old) as u32 + fold(new) as u32)
 }
 
 /// [`update`] for a checksum that is still partial: it holds the (not inverted) pseudo-header sum, so the
-/// difference enters without inversion.
+/// difference enters without inversion. Only words of the pseudo header (addresses, protocol, length) are in it;
+/// a change of the transport header itself leaves a partial checksum as it is.
 #[inline(always)]
 pub fn update_partial(partial: u16, old: u32, new: u32) -> u16 {
     fold(partial as u32 + !fold(old) as u32 + fold(new) as u32)
