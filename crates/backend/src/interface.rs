@@ -62,8 +62,8 @@ impl Interface {
     /// - the device must have no IPv4 address;
     /// - `IFF_NOARP`: the stack neither answers nor sends ARP here;
     /// - IPv6 is switched off on the device;
-    /// - strict reverse-path filtering: as no route leads out by this device, every source is invalid and IPv4 is
-    ///   dropped before delivery, whatever its destination;
+    /// - strict reverse-path filtering: as no route leads out by this device (none may be added), every source is
+    ///   invalid and IPv4 is dropped before delivery, whatever its destination;
     /// - and no forwarding from it.
     ///
     /// What is left: an IPv4 broadcast from 0.0.0.0 (DHCP discovery) reaches a server on this host that listens on
