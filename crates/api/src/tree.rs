@@ -59,9 +59,9 @@ impl<'t> Tree<'t> {
                 documents += 1;
                 if documents > 1 {
                     let second = builder.error(place(&span), "a second YAML document starts here");
-                    return Err(
-                        second.help("write one document per file; several files can be given at once")
-                    );
+                    return Err(Box::new(
+                        second.help("write one document per file; several files can be given at once"),
+                    ));
                 }
             }
             builder.event(event, place(&span))?;
