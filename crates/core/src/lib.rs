@@ -30,6 +30,7 @@ extern crate alloc;
 
 pub mod action;
 pub mod address;
+pub mod classify;
 pub mod drop_reason;
 pub mod flow;
 pub mod layer;
