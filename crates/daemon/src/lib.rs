@@ -1,1 +1,6 @@
-//! Placeholder header, replaced by the crate's first module.
+//! What runs around the core on a host: threads, the underlay, and the conversion of documents into policy.
+//!
+//! The daemon owns every clock, socket and thread; the core owns every decision. Nothing here may choose what
+//! becomes of a packet.
+
+pub mod underlay;
