@@ -30,8 +30,7 @@ pub struct Snapshot {
 impl PartialEq for Snapshot {
     fn eq(&self, other: &Self) -> bool {
         let same_uplink = |(a_id, a): &(_, UplinkConfig), (b_id, b): &(_, UplinkConfig)| {
-            a_id == b_id
-                && (&a.name, a.mac, &a.addresses, a.mtu) == (&b.name, b.mac, &b.addresses, b.mtu)
+            a_id == b_id && (&a.name, a.mac, &a.addresses, a.mtu) == (&b.name, b.mac, &b.addresses, b.mtu)
         };
         self.underlay == other.underlay
             && self.uplinks.len() == other.uplinks.len()
@@ -208,8 +207,7 @@ impl Facts {
                 .get(&index)
                 .is_some_and(|link| uplinks.iter().any(|uplink| uplink.interface == link.name))
         };
-        let gateway =
-            self.routes.keys().find(|key| key.gateway == Some(hop) && is_uplink(key.interface));
+        let gateway = self.routes.keys().find(|key| key.gateway == Some(hop) && is_uplink(key.interface));
         let on_link = || {
             self.routes
                 .keys()

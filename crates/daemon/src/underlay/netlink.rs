@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lamina_core::address::MacAddr;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -15,7 +16,6 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
-use rtnetlink::packet_route::AddressFamily;
 
 use super::facts::{Change, Link, Neighbor, RouteFact, RouteKey};
 
@@ -65,12 +65,8 @@ fn mac(bytes: &[u8]) -> Option<MacAddr> {
 }
 
 fn link(message: &LinkMessage) -> Option<Change> {
-    let mut link = Link {
-        name: String::new(),
-        mac: None,
-        mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
-    };
+    let mut link =
+        Link { name: String::new(), mac: None, mtu: 0, up: message.header.flags.contains(LinkFlags::Up) };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -148,9 +144,9 @@ fn route(message: &RouteMessage) -> Option<Vec<(RouteKey, RouteFact)>> {
         multipath.push((interface?, gateway));
     }
     let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?.trunc();
-    let hops = multipath.into_iter().map(|(interface, gateway)| {
-        (RouteKey { destination, metric, interface, gateway }, fact.clone())
-    });
+    let hops = multipath
+        .into_iter()
+        .map(|(interface, gateway)| (RouteKey { destination, metric, interface, gateway }, fact.clone()));
     Some(hops.collect())
 }
 
