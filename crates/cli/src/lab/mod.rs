@@ -10,6 +10,7 @@
 //! The lab must never touch the network it was started in: every device is made inside a namespace that it made.
 
 mod checks;
+mod driver;
 mod fabric;
 mod host;
 mod report;
@@ -104,9 +105,9 @@ impl Lab {
         let fabric = Fabric::build(topology)?;
         let mut switches = BTreeMap::new();
         for host in &topology.hosts {
-            let HostKind::Lamina { vms, base, policies } = &host.kind else { continue };
+            let HostKind::Lamina { base, policies, .. } = &host.kind else { continue };
             let ns = fabric.host(&host.name).with_context(|| format!("there is no host {}", host.name))?;
-            let switch = HostSwitch::start(ns, topology, host, vms, base, policies)
+            let switch = HostSwitch::start(ns, topology, host, base, policies)
                 .with_context(|| format!("the switch of {} could not be started", host.name))?;
             switches.insert(host.name.to_string(), switch);
         }
