@@ -5,7 +5,7 @@ use core::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use super::underlay::{Underlay, UnderlayError};
+use super::underlay::{UnderlayError, UnderlayIndex};
 use super::{AddPortError, PortId, UplinkConfig};
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
@@ -40,7 +40,7 @@ pub(crate) struct Fabric {
     by_mac: HashMap<MacAddr, PortId, rapidhash::fast::RandomState>,
     by_tenant: HashMap<(u32, MacAddr), PortId, rapidhash::fast::RandomState>,
     pub(super) multicast: Vec<PortId>,
-    pub(super) underlay: Underlay,
+    pub(super) underlay: UnderlayIndex,
 }
 
 /// Where a packet goes from a port, and what the underlay adds to its headers.

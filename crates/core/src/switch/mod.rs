@@ -161,8 +161,8 @@ impl Switch {
 
     /// Replaces routes and neighbours of the underlay; flows that they change are re-resolved.
     pub fn set_underlay(&mut self, underlay: Underlay) {
-        if self.fabric.underlay != underlay {
-            self.fabric.underlay = underlay;
+        if *self.fabric.underlay.underlay() != underlay {
+            self.fabric.underlay = underlay::UnderlayIndex::new(underlay);
             self.raise_generations();
         }
     }
