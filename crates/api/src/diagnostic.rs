@@ -16,6 +16,8 @@ use crate::source::{Source, Span};
 /// How bad it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
+    /// A place that has to do with another diagnostic.
+    Note,
     /// The document can be used, but probably does not mean what was intended.
     Warning,
     /// The document cannot be used; nothing of it takes effect.
@@ -26,6 +28,7 @@ impl Severity {
     /// `warning` or `error`.
     pub const fn name(self) -> &'static str {
         match self {
+            Severity::Note => "note",
             Severity::Warning => "warning",
             Severity::Error => "error",
         }
@@ -144,8 +147,8 @@ impl Diagnostic {
         if *source == self.source {
             self.labels.push(Label { span, text });
         } else {
-            let message = text.clone();
-            self.related.push(Diagnostic::warning(self.code, source, span, message).label("here"));
+            let note = Diagnostic::error(self.code, source, span, text);
+            self.related.push(Diagnostic { severity: Severity::Note, ..note });
         }
         self
     }
@@ -196,6 +199,7 @@ impl std::error::Error for Diagnostic {}
 impl miette::Diagnostic for Diagnostic {
     fn severity(&self) -> Option<miette::Severity> {
         Some(match self.severity {
+            Severity::Note => miette::Severity::Advice,
             Severity::Warning => miette::Severity::Warning,
             Severity::Error => miette::Severity::Error,
         })
@@ -283,6 +287,21 @@ impl Report {
     pub fn append(&mut self, other: Report) {
         self.omitted += other.omitted;
         other.diagnostics.into_iter().for_each(|diagnostic| self.push(diagnostic));
+    }
+
+    /// Puts the diagnostics into the order of the text; those of several sources in the order in which the sources
+    /// were first complained about.
+    pub fn sort(&mut self) {
+        let mut sources: Vec<std::sync::Arc<str>> = Vec::new();
+        for diagnostic in &self.diagnostics {
+            if !sources.contains(&diagnostic.source.name) {
+                sources.push(diagnostic.source.name.clone());
+            }
+        }
+        self.diagnostics.sort_by_key(|diagnostic| {
+            let source = sources.iter().position(|name| *name == diagnostic.source.name);
+            (source, diagnostic.labels.first().map(|label| label.span))
+        });
     }
 
     /// True when nothing was found.

@@ -97,6 +97,7 @@ pub fn parse(name: &str, text: &str) -> Result<Document, Report> {
     let tree = Tree::read(&source)?;
     let mut decoder = Decoder::new(&source);
     let document = decoder.document(&tree);
+    decoder.report.sort();
     match document {
         Some(document) if decoder.report.is_empty() => Ok(document),
         _ => Err(decoder.report),
