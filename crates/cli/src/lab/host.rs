@@ -4,7 +4,8 @@
 //! same backends. Only who asks differs: a topology file instead of controllers.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,10 +15,10 @@ use lamina_backend::Backend;
 use lamina_backend::af_packet::{AfPacket, AfPacketConfig};
 use lamina_backend::namespace::NetNs;
 use lamina_core::stats::PortCounters;
-use lamina_core::switch::{PortConfig, PortId, Switch, SwitchConfig};
+use lamina_core::switch::{PortConfig, PortId, Switch, SwitchConfig, Underlay};
 use lamina_daemon::convert::{self, HostPolicy, PortIds};
 use lamina_daemon::underlay::sink::{Sink, TUNNEL_UDP_PORTS};
-use lamina_daemon::underlay::{Resolver, Snapshot, Synchroniser, UplinkInterface};
+use lamina_daemon::underlay::{Snapshot, Synchroniser, UplinkInterface};
 
 use super::driver::Driver;
 
@@ -33,6 +34,7 @@ pub struct HostSwitch {
     synchroniser: Option<Synchroniser>,
     driver: Driver,
     _sink: Option<Sink>,
+    underlay: Arc<Mutex<Underlay>>,
     state: Mutex<State>,
 }
 
@@ -56,7 +58,8 @@ impl HostSwitch {
     ) -> Result<HostSwitch> {
         let mut ids = PortIds::default();
         let wanted = merged(base, policies, &mut ids)?;
-        let attached = topology.links.iter().filter(|link| link.attachments.iter().any(|(name, _)| *name == host.name));
+        let attached =
+            topology.links.iter().filter(|link| link.attachments.iter().any(|(name, _)| *name == host.name));
         let uplinks: Vec<_> = attached
             .enumerate()
             .map(|(index, link)| UplinkInterface { id: uplink_id(index), interface: link.name.to_string() })
@@ -77,10 +80,19 @@ impl HostSwitch {
         let state = Mutex::new(State { base: base.clone(), policies: policies.to_vec(), ids, configs });
         if uplinks.is_empty() {
             let driver = Driver::start(switch, backends, None)?;
-            return Ok(HostSwitch { synchroniser: None, driver, _sink: sink, state });
+            return Ok(HostSwitch {
+                synchroniser: None,
+                driver,
+                _sink: sink,
+                underlay: Arc::default(),
+                state,
+            });
         }
         let (updates, pending) = std::sync::mpsc::channel::<Snapshot>();
-        let publish = move |snapshot| {
+        let underlay = Arc::new(Mutex::new(Underlay::default()));
+        let latest = Arc::clone(&underlay);
+        let publish = move |snapshot: Snapshot| {
+            latest.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&snapshot.underlay);
             let _ = updates.send(snapshot);
         };
         let (synchroniser, first) = ns.run(|| Synchroniser::start(uplinks, publish))??;
@@ -102,7 +114,26 @@ impl HostSwitch {
                 }));
             }
         })?;
-        Ok(HostSwitch { synchroniser: Some(synchroniser), driver, _sink: sink, state })
+        Ok(HostSwitch { synchroniser: Some(synchroniser), driver, _sink: sink, underlay, state })
+    }
+
+    /// Has the kernel resolve `neighbors`, the other hosts on this one's links, and waits a moment for them: without
+    /// it the first packet to each would be lost to ARP, and no ping could be expected to pass whole.
+    pub fn meet(&self, neighbors: &[IpAddr]) {
+        let Some(synchroniser) = &self.synchroniser else { return };
+        let deadline = Instant::now() + RESOLVE;
+        let is_missing = |address: &&IpAddr| {
+            let underlay = self.underlay.lock().unwrap_or_else(PoisonError::into_inner);
+            !underlay.neighbors.iter().any(|(known, _)| known == *address)
+        };
+        while Instant::now() < deadline {
+            let missing: Vec<_> = neighbors.iter().filter(is_missing).collect();
+            if missing.is_empty() {
+                return;
+            }
+            missing.into_iter().for_each(|address| synchroniser.resolver().resolve(*address));
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Changes a policy, all or nothing; returns how many ports it is in force on.
@@ -110,12 +141,10 @@ impl HostSwitch {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut policies = state.policies.clone();
         match change {
-            PolicyChange::Set(policy) => {
-                match policies.iter_mut().find(|known| known.name == policy.name) {
-                    Some(known) => *known = (**policy).clone(),
-                    None => policies.push((**policy).clone()),
-                }
-            }
+            PolicyChange::Set(policy) => match policies.iter_mut().find(|known| known.name == policy.name) {
+                Some(known) => *known = (**policy).clone(),
+                None => policies.push((**policy).clone()),
+            },
             PolicyChange::Remove(name) => {
                 let place = policies.iter().position(|known| known.name == *name);
                 policies.remove(place.with_context(|| format!("no policy is called {name}"))?);
@@ -124,7 +153,8 @@ impl HostSwitch {
         let State { base, ids, configs, .. } = &mut *state;
         let wanted = merged(base, &policies, ids)?;
         for port in &wanted.ports {
-            let known = configs.get(&port.id).with_context(|| format!("there is no port {}", port.config.name))?;
+            let known =
+                configs.get(&port.id).with_context(|| format!("there is no port {}", port.config.name))?;
             if !same(known, &port.config) {
                 bail!("the tenants, MTU and limits of {} cannot change while it runs", port.config.name);
             }
@@ -147,12 +177,9 @@ impl HostSwitch {
     pub fn counters(&self, port: &str) -> Result<PortCounters> {
         let id = self.state.lock().unwrap_or_else(PoisonError::into_inner).ids.id(port);
         let id = id.with_context(|| format!("there is no port {port}"))?;
-        self.driver.ask(move |switch| switch.counters(id))?.with_context(|| format!("there is no port {port}"))
-    }
-
-    /// Who resolves next hops on this host; `None` on a host without a link.
-    pub fn resolver(&self) -> Option<Resolver> {
-        self.synchroniser.as_ref().map(Synchroniser::resolver)
+        self.driver
+            .ask(move |switch| switch.counters(id))?
+            .with_context(|| format!("there is no port {port}"))
     }
 }
 
@@ -170,7 +197,8 @@ fn backends(policy: &HostPolicy, uplinks: &[UplinkInterface]) -> Result<BTreeMap
     let uplinks = uplinks.iter().map(|uplink| (uplink.id, AfPacketConfig::uplink(uplink.interface.as_str())));
     for (id, config) in ports.chain(uplinks) {
         let opened = AfPacket::open(&config);
-        let backend = opened.with_context(|| format!("the interface {} could not be opened", config.interface))?;
+        let backend =
+            opened.with_context(|| format!("the interface {} could not be opened", config.interface))?;
         backends.insert(id, Box::new(backend));
     }
     Ok(backends)
@@ -183,7 +211,8 @@ fn uplink_id(index: usize) -> PortId {
 
 /// A seed that a host keeps from run to run, so that a lab's load balancing is repeatable.
 fn seed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 fn same(a: &PortConfig, b: &PortConfig) -> bool {

@@ -16,12 +16,13 @@ mod host;
 mod report;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use lamina_api::topology::{self, HostKind, Topology};
+use lamina_api::topology::{self, HostKind, Link, Topology};
 use lamina_backend::namespace;
 
 use fabric::Fabric;
@@ -111,12 +112,23 @@ impl Lab {
                 .with_context(|| format!("the switch of {} could not be started", host.name))?;
             switches.insert(host.name.to_string(), switch);
         }
+        for (host, switch) in &switches {
+            switch.meet(&neighbors(topology, host));
+        }
         Ok(Lab { switches, fabric })
     }
 
     fn switch(&self, host: &str) -> Result<&HostSwitch> {
         self.switches.get(host).with_context(|| format!("no switch runs on {host}"))
     }
+}
+
+/// The underlay addresses of the hosts that share a link with `host`.
+fn neighbors(topology: &Topology, host: &str) -> Vec<IpAddr> {
+    let is_on = |link: &&Link| link.attachments.iter().any(|(name, _)| &**name == host);
+    let others = topology.links.iter().filter(is_on).flat_map(|link| &link.attachments);
+    let others = others.filter(|(name, _)| &**name != host);
+    others.flat_map(|(_, addresses)| addresses).map(|address| address.addr()).collect()
 }
 
 /// Reads a topology file; the inner error is the report of what is wrong in it.
