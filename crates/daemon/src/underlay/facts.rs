@@ -229,7 +229,7 @@ fn is_link_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lamina_core::switch::{PortId, UnderlayError};
+    use lamina_core::switch::PortId;
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
@@ -278,11 +278,14 @@ mod tests {
         assert_eq!(uplink.addresses, [ip("169.254.1.1"), ip("192.168.50.1"), ip("fd00::1")]);
         assert_eq!((uplink.mac, uplink.mtu), (MAC, 1500));
         assert_eq!(snapshot.underlay.routes.len(), 3, "not the management route");
-        let hop = snapshot.underlay.next_hop(ip("172.17.0.1")).unwrap();
-        assert_eq!((hop.mac, hop.mtu, hop.source), (ROUTER, 1400, Some(ip("192.168.50.1"))));
-        let unresolved = snapshot.underlay.next_hop(ip("192.168.50.7"));
-        assert_eq!(unresolved, Err(UnderlayError::Unresolved(ip("192.168.50.7"))));
-        assert_eq!(snapshot.underlay.next_hop(ip("8.8.8.8")), Err(UnderlayError::NoRoute));
+        let routed =
+            |prefix: &str| snapshot.underlay.routes.iter().find(|r| r.destination == net(prefix)).unwrap();
+        let far = routed("172.16.0.0/12");
+        assert_eq!((far.gateway, far.mtu), (Some(ip("192.168.50.254")), Some(1400)));
+        assert_eq!(far.source, Some(ip("192.168.50.1")), "the address in the gateway's prefix");
+        assert_eq!(routed("fd00::/64").source, Some(ip("fd00::1")));
+        let known = [(ip("192.168.50.254"), ROUTER)];
+        assert_eq!(snapshot.underlay.neighbors, known, "not the one without a MAC");
     }
 
     #[test]
