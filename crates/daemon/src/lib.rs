@@ -6,4 +6,5 @@
 #![warn(missing_docs)]
 
 pub mod convert;
+pub mod underlay;
 pub mod worker;
