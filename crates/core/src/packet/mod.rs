@@ -109,6 +109,17 @@ impl Packet {
         true
     }
 
+    /// Becomes a copy of `other`. Allocates only when the buffer is too small.
+    pub fn copy_from(&mut self, other: &Packet) {
+        if self.buffer.len() < HEADROOM + other.len() {
+            self.buffer.resize(HEADROOM + other.len(), 0);
+        }
+        self.start = HEADROOM;
+        self.end = HEADROOM + other.len();
+        self.buffer[self.start..self.end].copy_from_slice(other.frame());
+        self.offload = other.offload;
+    }
+
     /// Replaces the first `strip` bytes of the frame by `front`. Returns false, and changes nothing, when the
     /// headroom is too small or the frame is shorter than `strip`.
     #[must_use]
