@@ -13,4 +13,5 @@
 #![warn(missing_docs)]
 
 pub mod builder;
+pub mod oracle;
 pub mod wire;
