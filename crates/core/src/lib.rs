@@ -30,11 +30,16 @@ extern crate alloc;
 
 pub mod action;
 pub mod address;
+pub mod classify;
 pub mod drop_reason;
 pub mod flow;
+mod hash;
 pub mod layer;
 pub mod packet;
+pub mod port;
 pub mod resource;
+pub mod simulate;
+pub mod stats;
 pub mod switch;
 pub mod time;
 pub mod transposition;

@@ -32,6 +32,7 @@ use alloc::vec::Vec;
 
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack};
+use crate::packet::{Packet, parse, reply_arp, reply_echo, reply_neighbor_advertisement};
 use crate::resource::{MeterId, Resources};
 use crate::transposition::Transposition;
 
@@ -109,6 +110,18 @@ pub enum Reply {
     NeighborAdvertisement(crate::address::MacAddr),
     /// An ICMP or ICMPv6 echo reply.
     Echo,
+}
+
+impl Reply {
+    /// Turns the request in `packet` into this answer, in place.
+    pub(crate) fn answer(self, packet: &mut Packet) -> Result<(), DropReason> {
+        let request = parse(packet.frame())?;
+        match self {
+            Reply::Arp(mac) => reply_arp(packet, &request, mac),
+            Reply::NeighborAdvertisement(mac) => reply_neighbor_advertisement(packet, &request, mac),
+            Reply::Echo => reply_echo(packet, &request),
+        }
+    }
 }
 
 impl Effect {

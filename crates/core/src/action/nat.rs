@@ -54,9 +54,11 @@ pub(super) fn rewrite(
     if pair.is_v4() != ip.addresses.is_v4() {
         return None;
     }
-    let mut l3 = ModifyL3::default();
-    l3.src = (src != old_src).then_some(src);
-    l3.dst = (dst != old_dst).then_some(dst);
+    let l3 = ModifyL3 {
+        src: (src != old_src).then_some(src),
+        dst: (dst != old_dst).then_some(dst),
+        ..ModifyL3::default()
+    };
     let mut l4 = ModifyL4::default();
     if let Some(L4::Tcp(ports) | L4::Udp(ports) | L4::Sctp(ports)) = id.l4 {
         l4.src_port = source.and_then(|to| to.port).filter(|port| *port != ports.src);

@@ -8,9 +8,12 @@
 //!
 //! Nothing here touches packet bytes. Policy, transpositions and simulation work on this meaning alone.
 
+pub(crate) mod drop_cache;
 mod field;
 mod headers;
+pub(crate) mod table;
 mod ufid;
+pub(crate) mod watch;
 
 pub use field::{Family, Field, FieldSet, HeaderField, Scope, Value};
 pub use headers::{

@@ -4,6 +4,11 @@
 //! They come from the documents of the API (policy as written) through the daemon's conversion, and both the
 //! switch and the test oracle read them. [`Program`] is the compiled, immutable form that the switch runs.
 
+mod program;
+
+pub(crate) use program::{ClassifierCache, CompiledGroup, CompiledLayer};
+pub use program::{MAX_LAYERS, MAX_METADATA_KEYS, Program};
+
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -5,11 +5,16 @@
 //! made from nothing (responders, software segmentation). Checksum and segmentation offload travel beside the
 //! bytes with virtio-net semantics.
 
-mod checksum;
+pub mod checksum;
 mod parse;
+mod reply;
 mod segment;
+#[cfg(test)]
+mod test_frames;
 
 pub use parse::{GroupLayout, Layout, Parsed, parse, parse_opaque};
+pub use reply::{reply_arp, reply_echo, reply_neighbor_advertisement};
+pub use segment::Segments;
 
 use alloc::vec::Vec;
 
@@ -87,6 +92,32 @@ impl Packet {
     /// Declares that the first `len` bytes of the receive area hold the frame. A `len` beyond the buffer is cut.
     pub fn set_len(&mut self, len: usize) {
         self.end = (self.start + len).min(self.buffer.len());
+    }
+
+    /// Makes the frame a copy of `parts`, one after the other, without offload. Returns false, and leaves the
+    /// packet empty, when the buffer is too small.
+    #[must_use]
+    pub fn fill(&mut self, parts: &[&[u8]]) -> bool {
+        let area = self.reset();
+        let mut length = 0;
+        for part in parts {
+            let Some(to) = area.get_mut(length..length + part.len()) else { return false };
+            to.copy_from_slice(part);
+            length += part.len();
+        }
+        self.set_len(length);
+        true
+    }
+
+    /// Becomes a copy of `other`. Allocates only when the buffer is too small.
+    pub fn copy_from(&mut self, other: &Packet) {
+        if self.buffer.len() < HEADROOM + other.len() {
+            self.buffer.resize(HEADROOM + other.len(), 0);
+        }
+        self.start = HEADROOM;
+        self.end = HEADROOM + other.len();
+        self.buffer[self.start..self.end].copy_from_slice(other.frame());
+        self.offload = other.offload;
     }
 
     /// Replaces the first `strip` bytes of the frame by `front`. Returns false, and changes nothing, when the

@@ -1,17 +1,31 @@
 //! The ports of one worker and the forwarding between them (§8.1).
 
+mod fabric;
+mod receive;
 mod underlay;
 
+pub use crate::port::{LayerFlowInfo, Tuple};
+pub use fabric::UplinkCounters;
 pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
+pub(crate) use fabric::Fabric;
+pub(crate) use receive::max_frame;
+
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use hashbrown::HashMap;
+
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
-use crate::layer::{Name, Policy};
-use crate::packet::{Batch, Packet};
+use crate::layer::{ClassifierCache, Name, Policy};
+use crate::packet::Packet;
+use crate::port::Port;
+use crate::stats::PortCounters;
 use crate::time::{Duration, Instant};
+
+use receive::Pending;
 
 /// The number of a port or uplink, chosen by who makes it, never reused while flows may remember it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -87,61 +101,134 @@ pub struct Generation(pub u64);
 /// All ports of one worker, their policy and their state. Single-threaded; owns no socket and reads no clock.
 #[derive(Debug)]
 pub struct Switch {
-    _config: SwitchConfig,
+    config: SwitchConfig,
+    ports: HashMap<PortId, Box<Port>, rapidhash::fast::RandomState>,
+    fabric: Fabric,
+    classifiers: ClassifierCache,
+    /// Packets on their way to the inbound side of a port; empty between calls.
+    pending: Vec<Pending>,
 }
+
+/// Conversations and unified flows that one call of [`Switch::sweep`] looks at per port.
+const SWEEP_BUDGET: u32 = 16_384;
 
 impl Switch {
     /// A switch without ports.
     pub fn new(config: SwitchConfig) -> Self {
-        Switch { _config: config }
+        Switch {
+            config,
+            ports: HashMap::default(),
+            fabric: Fabric::default(),
+            classifiers: ClassifierCache::default(),
+            pending: Vec::new(),
+        }
     }
 
     /// Adds a port. It drops everything (`port-not-ready`) until its first policy is published.
     pub fn add_port(&mut self, id: PortId, config: PortConfig) -> Result<(), AddPortError> {
-        let _ = (id, config);
-        todo!()
+        self.check_id(id)?;
+        self.fabric.claim_mac(id, config.mac, &config.tenants)?;
+        self.ports.insert(id, Box::new(Port::new(config, self.config.seed)));
+        self.raise_generations();
+        Ok(())
+    }
+
+    /// Removes a port or uplink with everything it holds. False when there was none.
+    pub fn remove_port(&mut self, id: PortId) -> bool {
+        let existed = self.ports.remove(&id).is_some() | self.fabric.remove(id);
+        self.raise_generations();
+        existed
     }
 
     /// Adds an uplink.
     pub fn add_uplink(&mut self, id: PortId, config: UplinkConfig) -> Result<(), AddPortError> {
-        let _ = (id, config);
-        todo!()
+        self.check_id(id)?;
+        self.fabric.add_uplink(id, config);
+        self.raise_generations();
+        Ok(())
+    }
+
+    fn check_id(&self, id: PortId) -> Result<(), AddPortError> {
+        let is_taken = self.ports.contains_key(&id) || self.fabric.uplink(id).is_some();
+        if is_taken { Err(AddPortError::DuplicateId) } else { Ok(()) }
     }
 
     /// Names the ports that get a copy of multicast and broadcast frames no responder answered.
     pub fn set_multicast(&mut self, ports: Vec<PortId>) {
-        let _ = ports;
-        todo!()
+        self.fabric.multicast = ports;
+        self.raise_generations();
     }
 
     /// Replaces routes and neighbours of the underlay; flows that they change are re-resolved.
     pub fn set_underlay(&mut self, underlay: Underlay) {
-        let _ = underlay;
-        todo!()
+        if *self.fabric.underlay.underlay() != underlay {
+            self.fabric.underlay = underlay::UnderlayIndex::new(underlay);
+            self.raise_generations();
+        }
+    }
+
+    /// Replaces an uplink's addresses, MAC and MTU. False when there is no such uplink.
+    pub fn set_uplink(&mut self, id: PortId, config: UplinkConfig) -> bool {
+        let is_known = self.fabric.set_uplink(id, config);
+        self.raise_generations();
+        is_known
     }
 
     /// Replaces the policy of a port, all or nothing. Conversations that the new policy still allows go on.
     pub fn publish(&mut self, id: PortId, policy: Policy) -> Result<Generation, PublishError> {
-        let _ = (id, policy);
-        todo!()
+        let port = self.ports.get_mut(&id).ok_or(PublishError::NoSuchPort)?;
+        port.publish(policy, &mut self.classifiers).map(Generation).map_err(PublishError::Invalid)
     }
 
-    /// Processes a batch that was received on `from`, draining it into `output`.
-    pub fn receive(&mut self, now: Instant, from: PortId, batch: &mut Batch, output: &mut Output) {
-        let _ = (now, from, batch, output);
-        todo!()
-    }
-
-    /// Runs timers: expiry, folding of counters. To be called about once a second.
+    /// Runs timers: frees what has expired, a bounded slice per call. To be called about once a second, more
+    /// often with more than a few ten thousand flows.
     pub fn sweep(&mut self, now: Instant) {
-        let _ = now;
-        todo!()
+        for port in self.ports.values_mut() {
+            port.expire(now, SWEEP_BUDGET);
+        }
     }
 
     /// Counts a packet that the caller (the worker) had to drop.
     pub fn count_drop(&mut self, id: PortId, reason: DropReason) {
-        let _ = (id, reason);
-        todo!()
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.drops.count(reason);
+        } else {
+            self.fabric.count_drop(id, reason);
+        }
+    }
+
+    /// Everything that port `id` counts, cached hits included, exactly.
+    pub fn counters(&mut self, id: PortId) -> Option<PortCounters> {
+        self.ports.get_mut(&id).map(|port| port.read_counters())
+    }
+
+    /// What uplink `id` counts.
+    pub fn uplink_counters(&self, id: PortId) -> Option<&UplinkCounters> {
+        self.fabric.uplink(id).map(|uplink| &uplink.counters)
+    }
+
+    /// The ports, in no particular order.
+    pub fn ports(&self) -> impl Iterator<Item = (PortId, &PortConfig)> {
+        self.ports.iter().map(|(id, port)| (*id, &port.config))
+    }
+
+    /// The layer flows of port `id` that live at `now`.
+    pub fn layer_flows(&self, id: PortId, now: Instant) -> Vec<LayerFlowInfo> {
+        self.ports.get(&id).map_or(Vec::new(), |port| port.layer_flows(now))
+    }
+
+    pub(crate) fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(&id).map(|port| &**port)
+    }
+
+    pub(crate) fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    fn raise_generations(&mut self) {
+        for port in self.ports.values_mut() {
+            port.raise_generation();
+        }
     }
 }
 

@@ -14,8 +14,14 @@
 
 mod apply;
 mod compose;
+mod display;
 mod edit;
+mod entropy;
+mod headers;
 mod reverse;
+mod source;
+#[cfg(test)]
+mod tests;
 
 pub use apply::TransposeError;
 pub use edit::Edit;
@@ -25,11 +31,14 @@ use core::net::{IpAddr, Ipv4Addr};
 
 use crate::address::{MacAddr, VlanTags};
 use crate::flow::{Arp, EncapKind, Icmp, IpPair, Level, Ports};
+use source::Source;
 
-/// A list of header operations, in canonical form: no trailing `Ignore`.
+/// A list of header operations, in canonical form: no `Modify` without a field, no trailing `Ignore`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Transposition {
     ops: Vec<HeaderOp>,
+    /// One per pushed IP header, in order: where its ECN and DSCP come from.
+    sources: Vec<Source>,
 }
 
 /// What happens to one header.
@@ -98,10 +107,18 @@ pub struct ModifyArp {
 /// What happens to a time to live or hop limit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Ttl {
-    /// It becomes this number.
+    /// It becomes this number; with 0 the packet is not forwarded.
     Set(u8),
     /// It falls by this much; a packet whose TTL would reach 0 is not forwarded (§4.5).
     Decrement(u8),
+    /// It falls by `decrement`, as above, and then becomes `value`: what composing the two gives. The packet is
+    /// still dropped where the decrement would have reached 0.
+    DecrementThenSet {
+        /// By how much it falls first.
+        decrement: u8,
+        /// What it becomes.
+        value: u8,
+    },
 }
 
 /// Changes of a transport, ICMP or tunnel header.
@@ -169,8 +186,8 @@ pub struct PushIp {
 pub enum PushDscp {
     /// This value.
     Fixed(u8),
-    /// A copy of the next IP header's, as the packet arrived (0 where there is none). Composition replaces it by
-    /// `Fixed` when an earlier step had set the next header's DSCP.
+    /// A copy of the next IP header's, as the packet arrived (0 where there is none; of the popped header where
+    /// this one replaces it). Composition replaces it by `Fixed` when an earlier step had set that DSCP.
     Copy,
 }
 
@@ -198,17 +215,44 @@ impl HeaderOp {
     }
 }
 
+impl Modify {
+    /// True when no field is named.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Modify::L2(modify) => *modify == ModifyL2::default(),
+            Modify::L3(modify) => *modify == ModifyL3::default(),
+            Modify::L4(modify) => *modify == ModifyL4::default(),
+        }
+    }
+}
+
 impl Transposition {
     /// Changes nothing.
-    pub const IDENTITY: Transposition = Transposition { ops: Vec::new() };
+    pub const IDENTITY: Transposition = Transposition { ops: Vec::new(), sources: Vec::new() };
 
-    /// A transposition that does `ops`, outermost header first.
+    /// A transposition that does `ops`, outermost header first. A `Modify` that names no field becomes `Ignore`.
     pub fn new(ops: Vec<HeaderOp>) -> Self {
-        let mut transposition = Transposition { ops };
-        while matches!(transposition.ops.last(), Some(HeaderOp::Ignore(_))) {
-            transposition.ops.pop();
+        let sources = source::by_place(&ops);
+        Transposition::with_sources(ops, sources)
+    }
+
+    /// The same with the sources of pushed IP headers given, one per push.
+    fn with_sources(mut ops: Vec<HeaderOp>, sources: Vec<Source>) -> Self {
+        for op in &mut ops {
+            if matches!(op, HeaderOp::Modify(modify) if modify.is_empty()) {
+                *op = HeaderOp::Ignore(op.level());
+            }
         }
-        transposition
+        while matches!(ops.last(), Some(HeaderOp::Ignore(_))) {
+            ops.pop();
+        }
+        Transposition { ops, sources }
+    }
+
+    /// A transposition that fits no packet: what composing two that do not fit together gives. (No packet has a
+    /// transport header outermost.)
+    fn misfit() -> Self {
+        Transposition::new(alloc::vec![HeaderOp::Pop(Level::L4)])
     }
 
     /// The operations, outermost header first.

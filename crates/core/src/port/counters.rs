@@ -1,0 +1,137 @@
+//! A port's counters: where a plan is counted, folding, and the snapshot (§5.6).
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+
+use super::Port;
+use super::resolve::Resolution;
+use crate::flow::{Direction, Value};
+use crate::layer::Name;
+use crate::stats::{Count, GroupCounters, LayerCounters, MeterCounters, PortCounters, Slot};
+
+type CellKey = Box<[Option<Value>]>;
+
+/// A meter's cells. The counts lie in the port's counter table.
+#[derive(Debug)]
+pub(super) struct MeterState {
+    pub(super) name: Name,
+    pub(super) limit: usize,
+    pub(super) cells: HashMap<CellKey, u32, crate::hash::TableHasher>,
+    /// The cell of keys that found the table full.
+    pub(super) other: u32,
+}
+
+/// Counts of rules that an update removed from a group that still exists.
+#[derive(Debug)]
+pub(super) struct Retired {
+    pub(super) layer: Name,
+    pub(super) direction: Direction,
+    pub(super) group: Name,
+    pub(super) count: Count,
+}
+
+impl Port {
+    /// Where a packet with this plan is counted: its rules and its meter cells, made where the key is new.
+    pub(super) fn slots(&mut self, plan: &Resolution) -> Box<[Slot]> {
+        let mut slots = plan.slots.clone();
+        for (meter, key) in &plan.meters {
+            let Some(state) = self.meters.get_mut(meter.0 as usize) else { continue };
+            let cells = &mut self.counters.cells;
+            let cell = match state.cells.get(key) {
+                Some(cell) => *cell,
+                None if state.cells.len() >= state.limit => state.other,
+                None => {
+                    cells.push(Count::default());
+                    let cell = (cells.len() - 1) as u32;
+                    state.cells.insert(key.clone(), cell);
+                    cell
+                }
+            };
+            slots.push(Slot::meter_cell(cell as usize));
+        }
+        slots.into_boxed_slice()
+    }
+
+    /// Adds what unified flow `id` has counted to everything on its path.
+    pub(super) fn fold(&mut self, id: u32) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let count = flow.count.take();
+        if count == Count::default() {
+            return;
+        }
+        let answer = flow.basis.answer;
+        if let Some(answer) = self.answers.get(answer) {
+            for slot in &answer.slots {
+                self.counters.add(*slot, count);
+            }
+        }
+    }
+
+    /// Folds every unified flow.
+    pub(super) fn fold_all(&mut self) {
+        let Port { flows, answers, counters, .. } = self;
+        for flow in flows.iter_mut() {
+            let count = flow.count.take();
+            if let Some(answer) = answers.get(flow.basis.answer).filter(|_| count != Count::default()) {
+                answer.slots.iter().for_each(|slot| counters.add(*slot, count));
+            }
+        }
+    }
+
+    /// Everything the port counts, exactly, cached hits included.
+    pub(crate) fn read_counters(&mut self) -> PortCounters {
+        self.fold_all();
+        let mut flows = self.flow_counters;
+        flows.unified = self.flows.len();
+        flows.conversations = self.conversations.len();
+        let mut counters = PortCounters {
+            outbound: self.outbound,
+            inbound: self.inbound,
+            drops: self.drops.clone(),
+            layers: Vec::new(),
+            meters: Vec::new(),
+            flows,
+        };
+        let Some(program) = &self.program else { return counters };
+        let rule = |slot: usize| self.counters.rules.get(slot).copied().unwrap_or_default();
+        for (index, layer) in program.layers.iter().enumerate() {
+            let mut groups = Vec::new();
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                for (group, compiled) in layer.side(direction).iter() {
+                    let named = |(i, r): (usize, &crate::layer::Rule)| {
+                        (r.name.clone(), rule(compiled.first_slot + i))
+                    };
+                    let retired = self.retired.iter().find(|retired| {
+                        retired.layer == layer.name
+                            && retired.direction == direction
+                            && retired.group == group.name
+                    });
+                    groups.push(GroupCounters {
+                        name: group.name.clone(),
+                        direction,
+                        rules: group.rules.iter().enumerate().map(named).collect(),
+                        retired: retired.map_or(Count::default(), |retired| retired.count),
+                    });
+                }
+            }
+            let table = self.tables.get(index).and_then(|table| self.layer_table(*table));
+            counters.layers.push(LayerCounters {
+                name: layer.name.clone(),
+                default_inbound: rule(layer.inbound.default_slot.rule_index()),
+                default_outbound: rule(layer.outbound.default_slot.rule_index()),
+                groups,
+                layer_flows: table.map_or(0, |table| table.len()),
+            });
+        }
+        for meter in &self.meters {
+            let cell = |index: u32| self.counters.cells.get(index as usize).copied().unwrap_or_default();
+            let mut cells: Vec<_> =
+                meter.cells.iter().map(|(key, index)| (key.to_vec(), cell(*index))).collect();
+            cells.sort_by(|a, b| a.0.cmp(&b.0));
+            counters.meters.push(MeterCounters { name: meter.name.clone(), cells, other: cell(meter.other) });
+        }
+        counters
+    }
+}

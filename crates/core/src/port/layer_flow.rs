@@ -1,0 +1,214 @@
+//! Layer flows: what one layer remembers of conversations (§3.6).
+//!
+//! Theory. On one side of a layer a conversation's packets have one tuple in one direction and the reversed
+//! tuple in the other, whatever the layer does in between. So a stateful rule creates two entries at once: the
+//! *forward* one under the tuple that matched, which repeats the rule's transposition, and the *reverse* one
+//! under the reversed result, which puts the reversed original back. The two are one [`LayerPair`] under two
+//! keys. A pair belongs to a conversation and lives while its conversation does.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::hash::BuildHasher;
+use core::net::IpAddr;
+
+use hashbrown::HashTable;
+
+use crate::action::Action;
+use crate::flow::{Direction, HeaderStack, L3, L4};
+use crate::layer::{ContextDirection, Name};
+use crate::resource::MeterId;
+use crate::stats::Slot;
+use crate::time::{Duration, Instant};
+use crate::transposition::Transposition;
+
+use super::Metadata;
+use super::slab::Slab;
+
+/// The innermost 5-tuple (ICMP query: its id in both ports) and the tenant: nothing else, because a reply's
+/// MACs, TTL and entropy differ.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Tuple {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source port, or the ICMP query id; 0 for protocols without.
+    pub src_port: u16,
+    /// Destination port, or the ICMP query id; 0 for protocols without.
+    pub dst_port: u16,
+    /// Tenant id of the innermost tunnel; 0 without.
+    pub tenant: u32,
+}
+
+impl Tuple {
+    /// The tuple of `headers`; `None` for packets that cannot be told apart by one: not IP, later fragments, ICMP
+    /// messages that are no queries.
+    pub fn of(headers: &HeaderStack) -> Option<Tuple> {
+        let group = headers.innermost();
+        let L3::Ip(ip) = group.flow_id.l3? else { return None };
+        if group.extra.fragment == crate::flow::Fragment::Later {
+            return None;
+        }
+        let (src_port, dst_port) = match group.flow_id.l4 {
+            Some(L4::Tcp(ports) | L4::Udp(ports) | L4::Sctp(ports)) => (ports.src, ports.dst),
+            Some(L4::Icmp(icmp) | L4::Icmpv6(icmp)) => (icmp.id?, icmp.id?),
+            Some(L4::Encap(_)) | None => (0, 0),
+        };
+        Some(Tuple {
+            src: ip.addresses.src(),
+            dst: ip.addresses.dst(),
+            protocol: ip.protocol,
+            src_port,
+            dst_port,
+            tenant: headers.tenant().unwrap_or(0),
+        })
+    }
+
+    /// The tuple of a reply.
+    pub fn reversed(self) -> Tuple {
+        Tuple { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, ..self }
+    }
+}
+
+/// A tuple as it arrives at a layer in one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct LayerKey {
+    pub(crate) tuple: Tuple,
+    pub(crate) direction: Direction,
+}
+
+/// Which entry of a pair a packet met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    Forward,
+    Reverse,
+}
+
+/// What a pair has from its rule; replaced when the pair moves to another rule (§5.5).
+#[derive(Clone, Debug)]
+pub(crate) struct PairRule {
+    pub(crate) slot: Slot,
+    /// Type of the action: a pair only moves to a rule of the same type.
+    pub(crate) action: &'static str,
+    pub(crate) time_to_live: Duration,
+    pub(crate) contexts: ContextDirection,
+    pub(crate) meter: Option<MeterId>,
+    pub(crate) metadata: Vec<(u8, u32)>,
+    pub(crate) group: Name,
+    pub(crate) rule: Name,
+}
+
+impl PairRule {
+    pub(crate) fn is_of_type(&self, action: &Action) -> bool {
+        self.action == action.name()
+    }
+}
+
+/// The packet that created a pair, as it stood at the layer: what a re-check after an update asks about.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) headers: HeaderStack,
+    pub(crate) metadata: Metadata,
+    pub(crate) ingress: u32,
+}
+
+/// A conversation's state in one layer: two layer flows.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerPair {
+    pub(crate) forward_key: LayerKey,
+    pub(crate) reverse_key: LayerKey,
+    pub(crate) forward: Transposition,
+    pub(crate) reverse: Transposition,
+    pub(crate) rule: PairRule,
+    pub(crate) origin: Box<Origin>,
+    /// The port's generation at which the pair was created or last confirmed.
+    pub(crate) generation: u64,
+    pub(crate) conversation: u32,
+}
+
+impl LayerPair {
+    pub(crate) fn key(&self, side: Side) -> &LayerKey {
+        match side {
+            Side::Forward => &self.forward_key,
+            Side::Reverse => &self.reverse_key,
+        }
+    }
+
+    pub(crate) fn transposition(&self, side: Side) -> &Transposition {
+        match side {
+            Side::Forward => &self.forward,
+            Side::Reverse => &self.reverse,
+        }
+    }
+}
+
+/// The layer flow table of one layer on one port.
+#[derive(Debug)]
+pub(crate) struct LayerFlowTable {
+    pub(crate) name: Name,
+    /// No pair can be over at or before this moment, so a full table need not be searched for one until then.
+    pub(crate) none_expires_before: Instant,
+    pairs: Slab<LayerPair>,
+    index: HashTable<(u32, Side)>,
+    hasher: crate::hash::TableHasher,
+}
+
+impl LayerFlowTable {
+    pub(crate) fn new(name: Name, hasher: crate::hash::TableHasher) -> Self {
+        LayerFlowTable {
+            name,
+            none_expires_before: Instant(0),
+            pairs: Slab::default(),
+            index: HashTable::new(),
+            hasher,
+        }
+    }
+
+    pub(crate) fn find(&self, key: &LayerKey) -> Option<(u32, Side, &LayerPair)> {
+        let pairs = &self.pairs;
+        let same = |(id, side): &(u32, Side)| pairs.get(*id).is_some_and(|pair| pair.key(*side) == key);
+        let (id, side) = *self.index.find(self.hasher.hash_one(key), same)?;
+        Some((id, side, pairs.get(id)?))
+    }
+
+    pub(crate) fn get(&self, id: u32) -> Option<&LayerPair> {
+        self.pairs.get(id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut LayerPair> {
+        self.pairs.get_mut(id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &LayerPair)> {
+        self.pairs.iter()
+    }
+
+    pub(crate) fn insert(&mut self, pair: LayerPair) -> u32 {
+        let keys = [(pair.forward_key, Side::Forward), (pair.reverse_key, Side::Reverse)];
+        let id = self.pairs.insert(pair);
+        for (key, side) in keys {
+            let (pairs, hasher) = (&self.pairs, &self.hasher);
+            let rehash =
+                |(id, side): &(u32, Side)| pairs.get(*id).map_or(0, |pair| hasher.hash_one(pair.key(*side)));
+            self.index.insert_unique(self.hasher.hash_one(key), (id, side), rehash);
+        }
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: u32) -> Option<LayerPair> {
+        let pair = self.pairs.remove(id)?;
+        for (key, side) in [(&pair.forward_key, Side::Forward), (&pair.reverse_key, Side::Reverse)] {
+            let entry = self.index.find_entry(self.hasher.hash_one(key), |entry| *entry == (id, side));
+            if let Ok(entry) = entry {
+                entry.remove();
+            }
+        }
+        Some(pair)
+    }
+}

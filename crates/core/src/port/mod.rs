@@ -1,0 +1,173 @@
+//! One virtual NIC: its program, its state, and what happens to a packet that crosses it (§3, §5).
+//!
+//! A port answers a packet in one of three ways: by its unified flow ([`Port::lookup`]), by the drop cache, or by
+//! a walk through the layers ([`resolve`]) whose plan is then committed ([`commit`]). It edits no bytes and
+//! forwards nothing: that is the switch's part.
+
+mod commit;
+mod conversation;
+mod counters;
+mod inspect;
+mod layer_flow;
+mod observe;
+mod publish;
+mod resolve;
+mod slab;
+
+pub use inspect::LayerFlowInfo;
+pub use layer_flow::Tuple;
+
+pub(crate) use commit::{Caching, Committed, Egress};
+use layer_flow::LayerPair;
+pub(crate) use layer_flow::Side;
+pub(crate) use observe::{Decision, GroupVerdict, Observer};
+pub(crate) use resolve::{Entry, Planned, Resolution};
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::hash::BuildHasher;
+
+use crate::flow::drop_cache::DropCache;
+use crate::flow::table::UnifiedFlowTable;
+use crate::flow::watch::Watches;
+use crate::flow::{FieldSet, Ufid};
+use crate::layer::{MAX_METADATA_KEYS, Program};
+use crate::stats::{Count, CounterTable, DropCounters, FlowCounters};
+use crate::switch::PortConfig;
+use crate::time::Instant;
+
+use conversation::Conversations;
+use counters::MeterState;
+use layer_flow::{LayerFlowTable, LayerKey};
+
+/// Values that layers set for later layers, by key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Metadata {
+    values: [Option<u32>; MAX_METADATA_KEYS],
+}
+
+impl Metadata {
+    pub(crate) fn get(&self, key: u8) -> Option<u32> {
+        self.values.get(key as usize).copied().flatten()
+    }
+
+    pub(crate) fn set(&mut self, key: u8, value: u32) {
+        if let Some(slot) = self.values.get_mut(key as usize) {
+            *slot = Some(value);
+        }
+    }
+}
+
+/// A virtual NIC.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) config: PortConfig,
+    pub(crate) seed: u64,
+    hasher: crate::hash::TableHasher,
+    /// `None` until the first policy is published: the port is not ready and drops everything.
+    pub(crate) program: Option<Arc<Program>>,
+    /// Rises with every change that may alter a resolution. 0 is before any.
+    pub(crate) generation: u64,
+    /// Layer flow tables by number; a removed layer leaves a hole.
+    layer_tables: Vec<Option<LayerFlowTable>>,
+    /// For each layer of the program, the number of its table.
+    tables: Vec<u32>,
+    conversations: Conversations,
+    pub(crate) flows: UnifiedFlowTable,
+    answers: commit::Answers,
+    drop_cache: DropCache,
+    watches: Watches,
+    counters: CounterTable,
+    meters: Vec<MeterState>,
+    retired: Vec<counters::Retired>,
+    pub(crate) drops: DropCounters,
+    pub(crate) flow_counters: FlowCounters,
+    pub(crate) outbound: Count,
+    pub(crate) inbound: Count,
+}
+
+/// What the caches know about a packet.
+pub(crate) enum Lookup {
+    /// This unified flow answers.
+    Hit(u32),
+    /// The packet's flow is blocked.
+    Blocked(crate::drop_reason::DropReason),
+    /// The layers must be asked; a unified flow that must be reconciled has this number.
+    Miss(Option<u32>),
+}
+
+impl Port {
+    pub(crate) fn new(config: PortConfig, seed: u64) -> Self {
+        let hasher = crate::hash::table_hasher(seed);
+        let limits = config.limits;
+        Port {
+            config,
+            seed,
+            hasher,
+            program: None,
+            generation: 0,
+            layer_tables: Vec::new(),
+            tables: Vec::new(),
+            conversations: Conversations::new(hasher),
+            flows: UnifiedFlowTable::new(limits.unified_flows, hasher),
+            answers: commit::Answers::default(),
+            drop_cache: DropCache::new(limits.drop_cache),
+            watches: Watches::new(limits.unified_flows / 8),
+            counters: CounterTable::default(),
+            meters: Vec::new(),
+            retired: Vec::new(),
+            drops: DropCounters::default(),
+            flow_counters: FlowCounters::default(),
+            outbound: Count::default(),
+            inbound: Count::default(),
+        }
+    }
+
+    /// The fields beyond the base that join the key of this port's unified flows.
+    pub(crate) fn extras(&self) -> FieldSet {
+        self.program.as_ref().map_or(FieldSet::EMPTY, |program| program.extras)
+    }
+
+    /// What the caches say about the packet with key `ufid` at `now`.
+    pub(crate) fn lookup(&self, ufid: &Ufid, hash: u64, now: Instant) -> Lookup {
+        let Some(id) = self.flows.find(ufid, hash) else {
+            return match self.drop_cache.find(ufid, hash, self.generation) {
+                Some(blocked) => Lookup::Blocked(blocked.reason),
+                None => Lookup::Miss(None),
+            };
+        };
+        let is_current = self.flows.get(id).is_some_and(|flow| {
+            !flow.is_void
+                && flow.basis.generation == self.generation
+                && flow.basis.conversation.is_none_or(|conversation| {
+                    let seen =
+                        self.conversations.get(conversation).map(|conversation| conversation.last_seen);
+                    seen.is_some_and(|seen| now - seen <= flow.basis.time_to_live)
+                })
+        });
+        if is_current { Lookup::Hit(id) } else { Lookup::Miss(Some(id)) }
+    }
+
+    /// Raises the generation: every cached answer is checked again when it is next hit (§5.5).
+    pub(crate) fn raise_generation(&mut self) {
+        self.generation += 1;
+    }
+
+    fn layer_table(&self, table: u32) -> Option<&LayerFlowTable> {
+        self.layer_tables.get(table as usize)?.as_ref()
+    }
+
+    fn layer_table_mut(&mut self, table: u32) -> Option<&mut LayerFlowTable> {
+        self.layer_tables.get_mut(table as usize)?.as_mut()
+    }
+
+    /// A pair lives while its conversation's last packet is not longer ago than the pair's time to live.
+    fn is_alive(&self, pair: &LayerPair, now: Instant) -> bool {
+        let conversation = self.conversations.get(pair.conversation);
+        conversation.is_some_and(|conversation| now - conversation.last_seen <= pair.rule.time_to_live)
+    }
+
+    fn key_hash(&self, table: u32, key: &LayerKey) -> u64 {
+        self.hasher.hash_one((table, key))
+    }
+}

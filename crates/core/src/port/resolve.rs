@@ -1,0 +1,450 @@
+//! Resolve: the plan that a packet's walk through the layers makes, changing nothing (§5.2, VFP §6.1).
+//!
+//! Theory. The walk keeps the packet's *meaning* as the layers so far have left it. Each layer is asked in turn:
+//! a living layer flow answers first; else the groups are classified and the selected rule's action answers; else
+//! the layer's default. The answer's transposition is composed onto the accumulated one and applied to the
+//! meaning, which the next layer sees. What has to be created, moved or ended is only written down. Because the
+//! walk takes `&self`, simulation is the same walk with an observer that writes down why.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::ControlFlow;
+
+use super::layer_flow::{LayerKey, LayerPair, Origin, PairRule, Side, Tuple};
+use super::observe::{Decision, GroupVerdict, Observer};
+use super::{Metadata, Port};
+use crate::action::{ActionInput, Effect, Outcome, Reply};
+use crate::classify::Read;
+use crate::drop_reason::DropReason;
+use crate::flow::{Direction, Field, Fragment, HeaderStack, Value};
+use crate::layer::{CompiledLayer, ContextDirection, DefaultAction, Program, ReverseTunnel, Rule};
+use crate::resource::{MeterCounts, MeterId};
+use crate::stats::Slot;
+use crate::time::{Duration, Instant};
+use crate::transposition::{TransposeError, Transposition};
+
+/// A packet at the beginning of a walk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) headers: HeaderStack,
+    pub(crate) direction: Direction,
+    /// The port or uplink by which it entered the switch.
+    pub(crate) ingress: u32,
+    pub(crate) now: Instant,
+    /// The layers to walk, as indexes from the guest outward: `first..end`.
+    pub(crate) first_layer: usize,
+    pub(crate) end_layer: usize,
+}
+
+/// The plan of one packet.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolution {
+    pub(crate) outcome: Planned,
+    /// All layers' changes as one.
+    pub(crate) transposition: Transposition,
+    /// The headers after it.
+    pub(crate) headers: HeaderStack,
+    /// The rules and defaults that answered, one per layer crossed; of a dropped packet only the one that dropped.
+    pub(crate) slots: Vec<Slot>,
+    /// Meters passed, with the key of the cell and whether blocked packets count.
+    pub(crate) meters: Vec<(MeterId, Box<[Option<Value>]>)>,
+    /// Layer flows that answered: table, pair.
+    pub(crate) met: Vec<(u32, u32)>,
+    /// Pairs that an update left valid under another rule: table, pair, what they now have from it.
+    pub(crate) moved: Vec<(u32, u32, PairRule)>,
+    /// Pairs that end: expired, or no longer allowed.
+    pub(crate) ended: Vec<(u32, u32)>,
+    /// Pairs to create: table, pair (its conversation is filled in on commit).
+    pub(crate) created: Vec<(u32, LayerPair)>,
+    /// Hashes of layer keys that were looked for in vain.
+    pub(crate) missed: Vec<u64>,
+    /// The shortest time to live of the layer flows that answered or are created.
+    pub(crate) time_to_live: Duration,
+}
+
+/// What becomes of the packet at the end of its walk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Planned {
+    /// It leaves the last layer.
+    Forward,
+    /// It is dropped.
+    Drop(DropReason),
+    /// It is answered in the layer with this index.
+    Reply(Reply, usize),
+}
+
+/// The packet as one layer sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) headers: &'a HeaderStack,
+    pub(crate) metadata: &'a Metadata,
+    pub(crate) direction: Direction,
+    pub(crate) ingress: u32,
+}
+
+impl Read for View<'_> {
+    fn read(&self, field: Field) -> Option<Value> {
+        match field {
+            Field::Direction => Some(self.direction.into()),
+            Field::IngressPort => Some(Value::number(self.ingress as u128)),
+            Field::Metadata(key) => self.metadata.get(key).map(|value| Value::number(value as u128)),
+            _ => field.read_header(self.headers),
+        }
+    }
+}
+
+/// A rule that a layer selected.
+pub(crate) struct Selected<'a> {
+    pub(crate) group: usize,
+    pub(crate) rule: &'a Rule,
+    pub(crate) slot: Slot,
+}
+
+/// What one layer answered.
+struct LayerAnswer {
+    slot: Slot,
+    effect: Effect,
+}
+
+impl Port {
+    /// Walks `entry` through the layers. `program` is this port's.
+    pub(crate) fn resolve(
+        &self,
+        program: &Program,
+        entry: &Entry,
+        observer: &mut dyn Observer,
+    ) -> Resolution {
+        let mut walk = Walk {
+            port: self,
+            program,
+            entry,
+            metadata: Metadata::default(),
+            plan: Resolution {
+                outcome: Planned::Forward,
+                transposition: Transposition::IDENTITY,
+                headers: entry.headers,
+                slots: Vec::new(),
+                meters: Vec::new(),
+                met: Vec::new(),
+                moved: Vec::new(),
+                ended: Vec::new(),
+                created: Vec::new(),
+                missed: Vec::new(),
+                time_to_live: Duration(u64::MAX),
+            },
+        };
+        let count = entry.end_layer.saturating_sub(entry.first_layer);
+        for step in 0..count {
+            let index = match entry.direction {
+                Direction::Outbound => entry.first_layer + step,
+                Direction::Inbound => entry.end_layer - 1 - step,
+            };
+            if walk.layer(index, observer).is_break() {
+                break;
+            }
+        }
+        walk.plan
+    }
+}
+
+struct Walk<'a> {
+    port: &'a Port,
+    program: &'a Program,
+    entry: &'a Entry,
+    metadata: Metadata,
+    plan: Resolution,
+}
+
+impl Walk<'_> {
+    fn layer(&mut self, index: usize, observer: &mut dyn Observer) -> ControlFlow<()> {
+        let layer = &self.program.layers[index];
+        let direction = self.entry.direction;
+        let side = layer.side(direction);
+        observer.enter_layer(layer, &self.plan.headers);
+        if side.reads_l4 && self.plan.headers.innermost().extra.fragment == Fragment::Later {
+            observer.decide(Decision::Fragment);
+            return self.drop(DropReason::FragmentWithoutPorts, None);
+        }
+        let table = self.port.tables[index];
+        let remembers =
+            layer.is_stateful || self.port.layer_table(table).is_some_and(|flows| flows.len() > 0);
+        let tuple = if remembers { Tuple::of(&self.plan.headers) } else { None };
+        let key = tuple.map(|tuple| LayerKey { tuple, direction });
+        let mut answer = None;
+        if let Some(key) = &key {
+            answer = self.ask_flow(layer, table, key, observer);
+            if answer.is_none() {
+                self.plan.missed.push(self.port.key_hash(table, key));
+            }
+        }
+        let answer = match answer {
+            Some(answer) => answer,
+            None => match self.ask_rules(layer, table, key, observer) {
+                Ok(answer) => answer,
+                Err((reason, slot)) => return self.drop(reason, slot),
+            },
+        };
+        self.take(index, answer, observer)
+    }
+
+    /// The answer of a living layer flow.
+    fn ask_flow(
+        &mut self,
+        layer: &CompiledLayer,
+        table: u32,
+        key: &LayerKey,
+        observer: &mut dyn Observer,
+    ) -> Option<LayerAnswer> {
+        let (id, side, pair) = self.port.layer_table(table)?.find(key)?;
+        if !self.port.is_alive(pair, self.entry.now) {
+            self.plan.ended.push((table, id));
+            return None;
+        }
+        let renewed = if pair.generation == self.port.generation {
+            None
+        } else {
+            match self.recheck(layer, pair) {
+                Some(rule) => Some(rule),
+                None => {
+                    self.plan.ended.push((table, id));
+                    return None;
+                }
+            }
+        };
+        let rule = renewed.as_ref().unwrap_or(&pair.rule);
+        observer.decide(Decision::Flow { side, rule });
+        let carries_contexts = side == Side::Forward || rule.contexts == ContextDirection::Both;
+        let effect = Effect {
+            transposition: pair.transposition(side).clone(),
+            meter: rule.meter.filter(|_| carries_contexts),
+            metadata: if side == Side::Forward { rule.metadata.clone() } else { Vec::new() },
+            outcome: Outcome::Continue,
+        };
+        self.plan.time_to_live = self.plan.time_to_live.min(rule.time_to_live);
+        self.plan.met.push((table, id));
+        let slot = rule.slot;
+        if let Some(rule) = renewed {
+            self.plan.moved.push((table, id, rule));
+        }
+        Some(LayerAnswer { slot, effect })
+    }
+
+    /// Asks the rules of `layer` about the packet that created `pair`: what the pair has from the rule that it may
+    /// move to, or `None` when it must end (§5.5).
+    fn recheck(&self, layer: &CompiledLayer, pair: &LayerPair) -> Option<PairRule> {
+        let origin = &*pair.origin;
+        let direction = pair.forward_key.direction;
+        let view =
+            View { headers: &origin.headers, metadata: &origin.metadata, direction, ingress: origin.ingress };
+        let selected = select(self.program, layer, &view, &mut ())?;
+        let state = selected.rule.state?;
+        if !pair.rule.is_of_type(&selected.rule.action) {
+            return None;
+        }
+        let input = self.input(&origin.headers, direction);
+        if !selected.rule.action.admits(&input, &pair.forward) {
+            return None;
+        }
+        let effect = selected.rule.action.process(&input);
+        Some(PairRule {
+            slot: selected.slot,
+            action: selected.rule.action.name(),
+            time_to_live: state.time_to_live,
+            contexts: state.contexts,
+            meter: effect.meter,
+            metadata: effect.metadata,
+            group: layer.side(direction).groups[selected.group].name.clone(),
+            rule: selected.rule.name.clone(),
+        })
+    }
+
+    /// The answer of the layer's rules, or of its default.
+    fn ask_rules(
+        &mut self,
+        layer: &CompiledLayer,
+        table: u32,
+        key: Option<LayerKey>,
+        observer: &mut dyn Observer,
+    ) -> Result<LayerAnswer, (DropReason, Option<Slot>)> {
+        let direction = self.entry.direction;
+        let side = layer.side(direction);
+        let headers = self.plan.headers;
+        let view =
+            View { headers: &headers, metadata: &self.metadata, direction, ingress: self.entry.ingress };
+        let Some(selected) = select(self.program, layer, &view, observer) else {
+            observer.decide(Decision::Default(side.default));
+            let effect = match side.default {
+                DefaultAction::Pass => Effect::default(),
+                DefaultAction::Block => Effect::drop(DropReason::Blocked),
+            };
+            return Ok(LayerAnswer { slot: side.default_slot, effect });
+        };
+        let group = &side.groups[selected.group].name;
+        observer.decide(Decision::Rule { group, rule: selected.rule });
+        let slot = selected.slot;
+        if selected.rule.state.is_some() && headers.innermost().extra.fragment == Fragment::Later {
+            return Err((DropReason::FragmentWithoutPorts, None));
+        }
+        let effect = selected.rule.action.process(&self.input(&headers, direction));
+        if let (Some(state), Some(key), Outcome::Continue) = (selected.rule.state, key, effect.outcome) {
+            let rule = PairRule {
+                slot,
+                action: selected.rule.action.name(),
+                time_to_live: state.time_to_live,
+                contexts: state.contexts,
+                meter: effect.meter,
+                metadata: effect.metadata.clone(),
+                group: group.clone(),
+                rule: selected.rule.name.clone(),
+            };
+            self.create(layer, table, key, rule, state.reverse_tunnel, &effect.transposition)
+                .map_err(|reason| (reason, Some(slot)))?;
+        }
+        Ok(LayerAnswer { slot, effect })
+    }
+
+    /// Plans a pair for the packet as it stands.
+    fn create(
+        &mut self,
+        layer: &CompiledLayer,
+        table: u32,
+        forward_key: LayerKey,
+        rule: PairRule,
+        reverse_tunnel: ReverseTunnel,
+        forward: &Transposition,
+    ) -> Result<(), DropReason> {
+        let before = self.plan.headers;
+        let mut after = before;
+        forward.apply(&mut after).map_err(drop_reason)?;
+        let tunnels = reverse_tunnel == ReverseTunnel::Restore;
+        let seen_by_reply = if tunnels { Tuple::of(&after) } else { untunnelled(&before, &after) };
+        let Some(tuple) = seen_by_reply else { return Ok(()) };
+        let reverse_key = LayerKey { tuple: tuple.reversed(), direction: forward_key.direction.opposite() };
+        let Some(flows) = self.port.layer_table(table) else { return Ok(()) };
+        if let Some((id, _, occupant)) = flows.find(&reverse_key) {
+            if self.port.is_alive(occupant, self.entry.now) {
+                return Err(DropReason::FlowKeyTaken);
+            }
+            self.plan.ended.push((table, id));
+        }
+        let ending = self.plan.ended.iter().filter(|(other, _)| *other == table).count();
+        if flows.len() - ending.min(flows.len()) >= layer.flow_limit {
+            return Err(DropReason::LayerFlowTableFull);
+        }
+        self.plan.time_to_live = self.plan.time_to_live.min(rule.time_to_live);
+        let origin =
+            Box::new(Origin { headers: before, metadata: self.metadata, ingress: self.entry.ingress });
+        let pair = LayerPair {
+            forward_key,
+            reverse_key,
+            forward: forward.clone(),
+            reverse: forward.reverse(&before, tunnels),
+            rule,
+            origin,
+            generation: self.port.generation,
+            conversation: u32::MAX,
+        };
+        self.plan.created.push((table, pair));
+        self.plan.missed.pop();
+        Ok(())
+    }
+
+    /// Takes a layer's answer into the plan.
+    fn take(&mut self, index: usize, answer: LayerAnswer, observer: &mut dyn Observer) -> ControlFlow<()> {
+        let LayerAnswer { slot, effect } = answer;
+        if let Some(meter) = effect.meter {
+            let (headers, metadata) = (&self.plan.headers, &self.metadata);
+            let view =
+                View { headers, metadata, direction: self.entry.direction, ingress: self.entry.ingress };
+            let key = self.program.resources.meter(meter).key.iter().map(|field| view.read(*field)).collect();
+            self.plan.meters.push((meter, key));
+        }
+        for (key, value) in effect.metadata {
+            self.metadata.set(key, value);
+        }
+        match effect.outcome {
+            Outcome::Drop(reason) => return self.drop(reason, Some(slot)),
+            Outcome::Reply(reply) => {
+                self.plan.slots.push(slot);
+                self.plan.outcome = Planned::Reply(reply, index);
+                return ControlFlow::Break(());
+            }
+            Outcome::Continue => {}
+        }
+        if let Err(error) = effect.transposition.apply(&mut self.plan.headers) {
+            return self.drop(drop_reason(error), Some(slot));
+        }
+        observer.transposed(&effect.transposition, &self.plan.headers);
+        self.plan.transposition = self.plan.transposition.then(&effect.transposition);
+        self.plan.slots.push(slot);
+        ControlFlow::Continue(())
+    }
+
+    /// The packet is dropped: of all that was planned only the drop's own rule counts, the meters passed before
+    /// that count offered packets, and what has ended has ended (§3.7).
+    fn drop(&mut self, reason: DropReason, slot: Option<Slot>) -> ControlFlow<()> {
+        let resources = &self.program.resources;
+        self.plan.outcome = Planned::Drop(reason);
+        self.plan.slots.clear();
+        self.plan.slots.extend(slot);
+        self.plan.meters.retain(|(meter, _)| resources.meter(*meter).counts == MeterCounts::Offered);
+        self.plan.created.clear();
+        ControlFlow::Break(())
+    }
+
+    fn input<'b>(&'b self, headers: &'b HeaderStack, direction: Direction) -> ActionInput<'b> {
+        ActionInput { headers, direction, resources: &self.program.resources, seed: self.port.seed }
+    }
+}
+
+/// The rule that `layer` selects for `view` (§3.3): of every group whose conditions hold the one it selects; the
+/// last group's, unless an earlier group's is terminating.
+pub(crate) fn select<'a>(
+    program: &Program,
+    layer: &'a CompiledLayer,
+    view: &View<'_>,
+    observer: &mut dyn Observer,
+) -> Option<Selected<'a>> {
+    let side = layer.side(view.direction);
+    let resources = &program.resources;
+    let mut selected: Option<Selected<'a>> = None;
+    let mut ask = |position: usize, observer: &mut dyn Observer| -> ControlFlow<()> {
+        let (group, compiled) = (&side.groups[position], &side.compiled[position]);
+        let Some(index) = compiled.classifier.select(&group.rules, view, resources) else {
+            observer.group(group, GroupVerdict::NoMatch);
+            return ControlFlow::Continue(());
+        };
+        let rule = &group.rules[index];
+        observer.group(group, GroupVerdict::Selected(rule));
+        selected = Some(Selected { group: position, rule, slot: compiled.slot(index) });
+        if rule.terminating { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    if observer.is_explaining() {
+        for (position, group) in side.groups.iter().enumerate() {
+            if let Some(failed) = group.conditions.iter().find(|c| !c.holds(view.read(c.field), resources)) {
+                observer.group(group, GroupVerdict::Skipped(failed));
+            } else if ask(position, observer).is_break() {
+                break;
+            }
+        }
+    } else {
+        side.index.candidates(&side.groups, view, resources, &mut |position| ask(position, observer));
+    }
+    selected
+}
+
+/// The tuple of a packet whose reply comes back without the tunnels that were pushed on its way (§3.6).
+fn untunnelled(before: &HeaderStack, after: &HeaderStack) -> Option<Tuple> {
+    let pushed = after.groups().len() > before.groups().len();
+    let tenant = if pushed { before.tenant() } else { after.tenant() };
+    Some(Tuple { tenant: tenant.unwrap_or(0), ..Tuple::of(after)? })
+}
+
+/// The drop that an impossible transposition is.
+pub(crate) fn drop_reason(error: TransposeError) -> DropReason {
+    match error {
+        TransposeError::DoesNotFit => DropReason::CannotTranspose,
+        TransposeError::TtlExceeded => DropReason::TtlExceeded,
+        TransposeError::EcnViolation => DropReason::EcnViolation,
+    }
+}

@@ -1,0 +1,339 @@
+//! Simulation: the walk of any packet through any port, explained and without effect (§5.2, §14; VFP §8.3).
+//!
+//! A [`Trace`] is a tree: the port that the packet enters, its layers with what each group said and why the layer
+//! answered as it did, and, as a child, the port (or the way back of a reply) that comes next. It is made by the
+//! same `resolve` that the packet path runs, so it cannot disagree with it; it takes no token, creates no flow
+//! and counts nothing.
+
+mod recorder;
+
+use alloc::vec::Vec;
+
+use crate::action::Reply;
+use crate::drop_reason::DropReason;
+use crate::flow::{Direction, HeaderStack, Ufid};
+use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
+use crate::packet::{Packet, Parsed, parse, parse_opaque};
+use crate::port::{Egress, Entry, Lookup, Planned, Port};
+use crate::switch::{PortId, Switch};
+use crate::time::Instant;
+use crate::transposition::{Edit, Transposition};
+
+use recorder::Recorder;
+
+/// The explained walk of one packet through one side of one port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trace {
+    /// The port or uplink.
+    pub port: Name,
+    /// Which way the packet crosses it.
+    pub direction: Direction,
+    /// The headers with which it entered; `None` for a frame that cannot be parsed.
+    pub entered: Option<HeaderStack>,
+    /// What the caches would answer, without asking the layers.
+    pub cache: CacheState,
+    /// The layers crossed, in the order in which they were.
+    pub layers: Vec<TraceNode>,
+    /// All changes as one.
+    pub transposition: Transposition,
+    /// The frame after them; empty for a dropped packet.
+    pub frame: Vec<u8>,
+    /// What becomes of the packet.
+    pub outcome: TraceOutcome,
+    /// The next port that it crosses, or the way back of its reply.
+    pub next: Vec<Trace>,
+}
+
+/// What the caches know of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheState {
+    /// Nothing: it would take the slow path.
+    Miss,
+    /// A unified flow would answer.
+    Hit,
+    /// A unified flow exists and must be reconciled first.
+    Stale,
+    /// The drop cache would answer.
+    Blocked,
+}
+
+/// One layer's part in a trace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TraceNode {
+    /// The layer.
+    pub layer: Name,
+    /// The controller that owns it.
+    pub owner: Name,
+    /// The packet as it stood at the layer.
+    pub headers: HeaderStack,
+    /// The groups asked, in order; empty where a layer flow answered.
+    pub groups: Vec<GroupTrace>,
+    /// How the layer came to its answer.
+    pub decision: TraceDecision,
+    /// The header change that it asked for.
+    pub transposition: Transposition,
+}
+
+/// What one group said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupTrace {
+    /// The group.
+    pub group: Name,
+    /// What it said.
+    pub verdict: GroupTraceVerdict,
+}
+
+/// What a group said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GroupTraceVerdict {
+    /// This condition of the group does not hold, so its rules were not asked.
+    Skipped(Condition),
+    /// No rule matches.
+    NoMatch,
+    /// This rule was selected.
+    Selected {
+        /// The rule.
+        rule: Name,
+        /// Its conditions, all of which hold.
+        conditions: Vec<Condition>,
+        /// It wins without asking later groups.
+        terminating: bool,
+    },
+}
+
+/// How a layer came to its answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TraceDecision {
+    /// A layer flow that a rule created earlier.
+    Flow {
+        /// The group of the rule.
+        group: Name,
+        /// The rule.
+        rule: Name,
+        /// True for replies.
+        is_reverse: bool,
+    },
+    /// A rule.
+    Rule {
+        /// Its group.
+        group: Name,
+        /// The rule.
+        rule: Name,
+        /// Its action.
+        action: &'static str,
+        /// It would create layer flows.
+        is_stateful: bool,
+    },
+    /// No rule matched.
+    Default(DefaultAction),
+    /// The packet is a later fragment, and the layer reads transport fields.
+    Fragment,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TraceOutcome {
+    /// It is delivered to the port's NIC.
+    Deliver,
+    /// It goes to these ports of the same switch.
+    Ports(Vec<Name>),
+    /// It leaves by this uplink.
+    Uplink(Name),
+    /// It is answered; the reply's way back follows.
+    Reply(Reply),
+    /// It is dropped.
+    Drop(DropReason),
+}
+
+impl Switch {
+    /// Traces `frame` as if it were received on `from` at `now`: outbound from a port's NIC, or from the network
+    /// on an uplink. `None` when there is no such port.
+    pub fn trace(&self, now: Instant, from: PortId, frame: &[u8]) -> Option<Trace> {
+        if self.port(from).is_some() {
+            return self.trace_crossing(now, from, Direction::Outbound, from, frame);
+        }
+        let uplink = self.fabric().uplink_name(from)?;
+        let parsed = parse(frame).or_else(|reason| parse_opaque(frame).map_err(|_| reason));
+        let mut trace = Trace {
+            port: uplink,
+            direction: Direction::Inbound,
+            entered: parsed.as_ref().ok().map(|parsed| parsed.stack),
+            cache: CacheState::Miss,
+            layers: Vec::new(),
+            transposition: Transposition::IDENTITY,
+            frame: frame.to_vec(),
+            outcome: TraceOutcome::Deliver,
+            next: Vec::new(),
+        };
+        match parsed.and_then(|parsed| self.fabric().target(from, &parsed.stack)) {
+            Ok(egress) => self.follow(now, from, egress, &mut trace),
+            Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
+        }
+        Some(trace)
+    }
+
+    /// Traces `frame` as if it entered port `id` in `direction`, having come into the switch by `ingress`.
+    pub fn trace_crossing(
+        &self,
+        now: Instant,
+        id: PortId,
+        direction: Direction,
+        ingress: PortId,
+        frame: &[u8],
+    ) -> Option<Trace> {
+        let port = self.port(id)?;
+        let mut trace = Trace {
+            port: port.config.name.clone(),
+            direction,
+            entered: None,
+            cache: CacheState::Miss,
+            layers: Vec::new(),
+            transposition: Transposition::IDENTITY,
+            frame: Vec::new(),
+            outcome: TraceOutcome::Drop(DropReason::PortNotReady),
+            next: Vec::new(),
+        };
+        let Some(program) = &port.program else { return Some(trace) };
+        let parsed = match program.malformed {
+            MalformedPolicy::Drop => parse(frame),
+            MalformedPolicy::PassOpaque => parse(frame).or_else(|_| parse_opaque(frame)),
+        };
+        match parsed {
+            Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
+            Ok(parsed) => {
+                trace.entered = Some(parsed.stack);
+                trace.cache = cache_state(port, &parsed, direction, ingress, now);
+                let range = (0, program.layers.len());
+                self.walk(now, (id, port), (direction, ingress, range), &parsed, frame, &mut trace);
+            }
+        }
+        Some(trace)
+    }
+
+    fn walk(
+        &self,
+        now: Instant,
+        (id, port): (PortId, &Port),
+        (direction, ingress, range): (Direction, PortId, (usize, usize)),
+        parsed: &Parsed,
+        frame: &[u8],
+        trace: &mut Trace,
+    ) {
+        let Some(program) = &port.program else { return };
+        let (first_layer, end_layer) = range;
+        let entry =
+            Entry { headers: parsed.stack, direction, ingress: ingress.0, now, first_layer, end_layer };
+        let mut recorder = Recorder::default();
+        let plan = port.resolve(program, &entry, &mut recorder);
+        trace.layers = recorder.nodes;
+        trace.transposition = plan.transposition;
+        let mut packet = Packet::from_frame(frame);
+        match plan.outcome {
+            Planned::Drop(reason) => trace.outcome = TraceOutcome::Drop(reason),
+            Planned::Reply(reply, layer) => {
+                trace.outcome = TraceOutcome::Reply(reply);
+                if let Err(reason) =
+                    edit(&trace.transposition, parsed, &mut packet).and_then(|()| reply.answer(&mut packet))
+                {
+                    trace.outcome = TraceOutcome::Drop(reason);
+                    return;
+                }
+                let range = match direction {
+                    Direction::Outbound => (0, layer),
+                    Direction::Inbound => (layer + 1, program.layers.len()),
+                };
+                self.way_back(now, (id, port), (direction.opposite(), range), packet.frame(), trace);
+            }
+            Planned::Forward => {
+                let egress = match direction {
+                    Direction::Inbound => Ok(Egress::Nic { max_frame: u32::MAX }),
+                    Direction::Outbound => self.fabric().forward(id, &plan.headers).map(|way| {
+                        trace.transposition = trace.transposition.then(&way.transposition);
+                        way.egress
+                    }),
+                };
+                let left = egress.map_err(|failure| failure.reason).and_then(|egress| {
+                    edit(&trace.transposition, parsed, &mut packet)?;
+                    trace.frame = packet.frame().to_vec();
+                    Ok(egress)
+                });
+                match left {
+                    Ok(egress) => self.follow(now, id, egress, trace),
+                    Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
+                }
+            }
+        }
+    }
+
+    fn way_back(
+        &self,
+        now: Instant,
+        (id, port): (PortId, &Port),
+        (direction, range): (Direction, (usize, usize)),
+        frame: &[u8],
+        trace: &mut Trace,
+    ) {
+        let mut back = Trace {
+            direction,
+            entered: None,
+            layers: Vec::new(),
+            transposition: Transposition::IDENTITY,
+            frame: Vec::new(),
+            next: Vec::new(),
+            ..trace.clone()
+        };
+        match parse(frame) {
+            Err(reason) => back.outcome = TraceOutcome::Drop(reason),
+            Ok(parsed) => {
+                back.entered = Some(parsed.stack);
+                back.cache = CacheState::Miss;
+                self.walk(now, (id, port), (direction, id, range), &parsed, frame, &mut back);
+            }
+        }
+        trace.next.push(back);
+    }
+
+    fn follow(&self, now: Instant, from: PortId, egress: Egress, trace: &mut Trace) {
+        let targets: Vec<PortId> = match egress {
+            Egress::Nic { .. } => {
+                trace.outcome = TraceOutcome::Deliver;
+                return;
+            }
+            Egress::Uplink { id, .. } => {
+                trace.outcome =
+                    TraceOutcome::Uplink(self.fabric().uplink_name(id).unwrap_or_else(|| "uplink".into()));
+                return;
+            }
+            Egress::Port(to) => Vec::from([to]),
+            Egress::Multicast => self.fabric().multicast_targets(from).collect(),
+        };
+        let name = |id: &PortId| self.port(*id).map(|port| port.config.name.clone());
+        trace.outcome = TraceOutcome::Ports(targets.iter().filter_map(name).collect());
+        let frame = core::mem::take(&mut trace.frame);
+        for to in targets {
+            trace.next.extend(self.trace_crossing(now, to, Direction::Inbound, from, &frame));
+        }
+        trace.frame = frame;
+    }
+}
+
+fn cache_state(
+    port: &Port,
+    parsed: &Parsed,
+    direction: Direction,
+    ingress: PortId,
+    now: Instant,
+) -> CacheState {
+    let ufid = Ufid::new(&parsed.stack, direction, port.extras(), ingress.0);
+    match port.lookup(&ufid, port.flows.hash(&ufid), now) {
+        Lookup::Hit(_) => CacheState::Hit,
+        Lookup::Blocked(_) => CacheState::Blocked,
+        Lookup::Miss(Some(_)) => CacheState::Stale,
+        Lookup::Miss(None) => CacheState::Miss,
+    }
+}
+
+fn edit(transposition: &Transposition, parsed: &Parsed, packet: &mut Packet) -> Result<(), DropReason> {
+    let edit = Edit::compile(transposition, &parsed.stack).map_err(|_| DropReason::CannotTranspose)?;
+    edit.apply(packet, &parsed.layout)
+}

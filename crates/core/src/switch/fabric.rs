@@ -1,0 +1,218 @@
+//! Where packets go between ports and uplinks (§8.1): by MAC, or by tenant and inner MAC. No learning.
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use hashbrown::HashMap;
+
+use super::underlay::{UnderlayError, UnderlayIndex};
+use super::{AddPortError, PortId, UplinkConfig};
+use crate::address::MacAddr;
+use crate::drop_reason::DropReason;
+use crate::flow::{HeaderStack, L3, L4};
+use crate::port::Egress;
+use crate::stats::{Count, DropCounters};
+use crate::transposition::{HeaderOp, Modify, ModifyL2, ModifyL3, Transposition};
+
+/// An uplink and what it counts.
+#[derive(Debug)]
+pub(crate) struct UplinkState {
+    id: PortId,
+    pub(super) config: UplinkConfig,
+    pub(super) counters: UplinkCounters,
+}
+
+/// What an uplink counts.
+#[derive(Clone, Debug, Default)]
+pub struct UplinkCounters {
+    /// Frames from the network.
+    pub received: Count,
+    /// Frames to the network.
+    pub transmitted: Count,
+    /// Drops of packets that belong to no port.
+    pub drops: DropCounters,
+}
+
+/// The forwarding state of a switch.
+#[derive(Debug, Default)]
+pub(crate) struct Fabric {
+    uplinks: Vec<UplinkState>,
+    by_mac: HashMap<MacAddr, PortId, rapidhash::fast::RandomState>,
+    by_tenant: HashMap<(u32, MacAddr), PortId, rapidhash::fast::RandomState>,
+    pub(super) multicast: Vec<PortId>,
+    pub(super) underlay: UnderlayIndex,
+}
+
+/// Where a packet goes from a port, and what the underlay adds to its headers.
+pub(crate) struct Forwarding {
+    pub(crate) egress: Egress,
+    pub(crate) transposition: Transposition,
+}
+
+/// Why a packet goes nowhere.
+pub(crate) struct Undeliverable {
+    pub(crate) reason: DropReason,
+    /// The underlay address that must be resolved before the next try.
+    pub(crate) unresolved: Option<IpAddr>,
+}
+
+impl From<DropReason> for Undeliverable {
+    fn from(reason: DropReason) -> Self {
+        Undeliverable { reason, unresolved: None }
+    }
+}
+
+impl Fabric {
+    pub(super) fn uplink(&self, id: PortId) -> Option<&UplinkState> {
+        self.uplinks.iter().find(|uplink| uplink.id == id)
+    }
+
+    pub(super) fn uplink_mut(&mut self, id: PortId) -> Option<&mut UplinkState> {
+        self.uplinks.iter_mut().find(|uplink| uplink.id == id)
+    }
+
+    pub(crate) fn uplink_name(&self, id: PortId) -> Option<crate::layer::Name> {
+        self.uplink(id).map(|uplink| uplink.config.name.clone())
+    }
+
+    /// Every port of the multicast set but `from`.
+    pub(crate) fn multicast_targets(&self, from: PortId) -> impl Iterator<Item = PortId> + '_ {
+        self.multicast.iter().copied().filter(move |to| *to != from)
+    }
+
+    pub(super) fn add_uplink(&mut self, id: PortId, config: UplinkConfig) {
+        self.uplinks.push(UplinkState { id, config, counters: UplinkCounters::default() });
+    }
+
+    pub(super) fn set_uplink(&mut self, id: PortId, config: UplinkConfig) -> bool {
+        self.uplink_mut(id).map(|uplink| uplink.config = config).is_some()
+    }
+
+    pub(super) fn count_drop(&mut self, id: PortId, reason: DropReason) {
+        if let Some(uplink) = self.uplink_mut(id) {
+            uplink.counters.drops.count(reason);
+        }
+    }
+
+    pub(super) fn claim_mac(
+        &mut self,
+        id: PortId,
+        mac: MacAddr,
+        tenants: &[u32],
+    ) -> Result<(), AddPortError> {
+        if self.by_mac.contains_key(&mac) {
+            return Err(AddPortError::DuplicateMac);
+        }
+        self.by_mac.insert(mac, id);
+        for tenant in tenants {
+            self.by_tenant.insert((*tenant, mac), id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, id: PortId) -> bool {
+        self.by_mac.retain(|_, port| *port != id);
+        self.by_tenant.retain(|_, port| *port != id);
+        self.multicast.retain(|port| *port != id);
+        let before = self.uplinks.len();
+        self.uplinks.retain(|uplink| uplink.id != id);
+        self.uplinks.len() < before
+    }
+
+    /// The port that a tunnelled packet to this host is for: by tenant and inner destination MAC.
+    fn tunnel_target(&self, headers: &HeaderStack) -> Option<PortId> {
+        let inner = headers.groups().get(1)?.flow_id.l2?;
+        self.by_tenant.get(&(headers.tenant()?, inner.dst)).copied()
+    }
+
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        self.uplinks.iter().any(|uplink| uplink.config.addresses.contains(&address))
+    }
+
+    /// The remote end of the outermost tunnel.
+    fn tunnel_remote(headers: &HeaderStack) -> Option<IpAddr> {
+        let outer = &headers.outermost().flow_id;
+        match (outer.l3, outer.l4) {
+            (Some(L3::Ip(ip)), Some(L4::Encap(_))) => Some(ip.addresses.dst()),
+            _ => None,
+        }
+    }
+
+    /// Where a packet with `headers` goes after the outbound layers of port `from`.
+    pub(crate) fn forward(&self, from: PortId, headers: &HeaderStack) -> Result<Forwarding, Undeliverable> {
+        let to = |egress| Ok(Forwarding { egress, transposition: Transposition::IDENTITY });
+        let dst = headers.outermost().flow_id.l2.map_or(MacAddr::ZERO, |l2| l2.dst);
+        if let Some(id) = self.by_mac.get(&dst) {
+            return if *id == from { Err(DropReason::SamePort.into()) } else { to(Egress::Port(*id)) };
+        }
+        let remote = Self::tunnel_remote(headers);
+        if remote.is_some_and(|remote| self.is_own_address(remote)) {
+            return match self.tunnel_target(headers) {
+                Some(id) if id == from => Err(DropReason::SamePort.into()),
+                Some(id) => to(Egress::Port(id)),
+                None => Err(DropReason::NoSuchDestination.into()),
+            };
+        }
+        if dst.is_multicast() {
+            return if self.multicast.iter().any(|id| *id != from) {
+                to(Egress::Multicast)
+            } else {
+                Err(DropReason::MulticastUnanswered.into())
+            };
+        }
+        let Some(uplink) = self.uplinks.first() else {
+            return Err(DropReason::NoSuchDestination.into());
+        };
+        match remote {
+            Some(remote) if dst == MacAddr::ZERO => self.tunnel_to(remote, headers),
+            _ => {
+                to(Egress::Uplink { id: uplink.id, max_frame: super::max_frame(uplink.config.mtu, headers) })
+            }
+        }
+    }
+
+    /// The way to the remote end of a tunnel: outer MACs, source address and path MTU from the underlay (§10).
+    fn tunnel_to(&self, remote: IpAddr, headers: &HeaderStack) -> Result<Forwarding, Undeliverable> {
+        let hop = self.underlay.next_hop(remote).map_err(|error| match error {
+            UnderlayError::NoRoute => Undeliverable::from(DropReason::UnderlayNoRoute),
+            UnderlayError::Unresolved(address) => {
+                Undeliverable { reason: DropReason::UnderlayNeighborUnresolved, unresolved: Some(address) }
+            }
+        })?;
+        let uplink = self.uplink(hop.uplink).ok_or(Undeliverable::from(DropReason::UnderlayNoRoute))?;
+        let source = hop.source.or_else(|| {
+            let same_family = |address: &&IpAddr| address.is_ipv4() == remote.is_ipv4();
+            uplink.config.addresses.iter().find(same_family).copied()
+        });
+        let is_unnamed = match headers.outermost().flow_id.l3 {
+            Some(L3::Ip(ip)) => ip.addresses.src().is_unspecified(),
+            _ => false,
+        };
+        let l2 = ModifyL2 { src: Some(uplink.config.mac), dst: Some(hop.mac), ..ModifyL2::default() };
+        let l3 = ModifyL3 { src: source.filter(|_| is_unnamed), ..ModifyL3::default() };
+        let mut ops = alloc::vec![HeaderOp::Modify(Modify::L2(l2))];
+        if l3.src.is_some() {
+            ops.push(HeaderOp::Modify(Modify::L3(l3)));
+        }
+        let mtu = if hop.mtu == 0 { uplink.config.mtu } else { hop.mtu.min(uplink.config.mtu) };
+        let egress = Egress::Uplink { id: uplink.id, max_frame: super::max_frame(mtu, headers) };
+        Ok(Forwarding { egress, transposition: Transposition::new(ops) })
+    }
+
+    /// Which port a packet from uplink `from` is for; `Egress::Multicast` for the multicast set.
+    pub(crate) fn target(&self, from: PortId, headers: &HeaderStack) -> Result<Egress, DropReason> {
+        let dst = headers.outermost().flow_id.l2.map_or(MacAddr::ZERO, |l2| l2.dst);
+        if let Some(id) = self.by_mac.get(&dst) {
+            return Ok(Egress::Port(*id));
+        }
+        if let Some(remote) = Self::tunnel_remote(headers) {
+            let is_ours = self.uplink(from).is_some_and(|uplink| uplink.config.addresses.contains(&remote));
+            let target = if is_ours { self.tunnel_target(headers) } else { None };
+            return target.map(Egress::Port).ok_or(DropReason::NotForThisHost);
+        }
+        if dst.is_multicast() && !self.multicast.is_empty() {
+            return Ok(Egress::Multicast);
+        }
+        Err(DropReason::NotForThisHost)
+    }
+}

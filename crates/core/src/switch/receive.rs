@@ -1,0 +1,413 @@
+//! The packet path: parse, look up, edit, forward; or resolve, commit, and then the same (§2).
+//!
+//! Order within one packet: nothing of a port's state changes before the packet's bytes are edited and it is
+//! certain that the packet leaves, so that a dropped packet leaves no trace (§3.7).
+
+use super::{Fabric, Output, PortId, Switch};
+use crate::action::Reply;
+use crate::drop_reason::DropReason;
+use crate::flow::{Direction, Fragment, HeaderStack, L4, Ufid};
+use crate::layer::MalformedPolicy;
+use crate::packet::{Batch, Offload, Packet, Parsed, parse, parse_opaque};
+use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Resolution};
+use crate::stats::Count;
+use crate::time::Instant;
+use crate::transposition::Edit;
+
+/// A packet that is to enter the inbound side of a port.
+#[derive(Debug)]
+pub(super) struct Pending {
+    to: PortId,
+    ingress: PortId,
+    packet: Packet,
+}
+
+/// What became of a packet on one side of a port.
+enum Fate {
+    Forward(Egress),
+    Drop(DropReason),
+}
+
+/// One packet's crossing of one side of a port.
+struct Crossing<'a> {
+    fabric: &'a Fabric,
+    now: Instant,
+    id: PortId,
+    direction: Direction,
+    ingress: PortId,
+}
+
+impl Switch {
+    /// Processes a batch that was received on `from`, draining it into `output`.
+    pub fn receive(&mut self, now: Instant, from: PortId, batch: &mut Batch, output: &mut Output) {
+        let is_uplink = self.fabric.uplink(from).is_some();
+        for packet in batch.drain(..) {
+            if is_uplink {
+                self.enter_from_network(from, packet, output);
+            } else {
+                self.enter_from_guest(now, from, packet, output);
+            }
+            while let Some(next) = self.pending.pop() {
+                self.deliver(now, next, output);
+            }
+        }
+    }
+
+    fn enter_from_guest(&mut self, now: Instant, from: PortId, mut packet: Packet, output: &mut Output) {
+        let Some(port) = self.ports.get_mut(&from) else {
+            output.free.push(packet);
+            return;
+        };
+        let crossing =
+            Crossing { fabric: &self.fabric, now, id: from, direction: Direction::Outbound, ingress: from };
+        match crossing.cross(port, &mut packet, output) {
+            Fate::Drop(reason) => {
+                port.drops.count(reason);
+                output.free.push(packet);
+            }
+            Fate::Forward(egress) => self.forward(from, egress, packet, output),
+        }
+    }
+
+    fn enter_from_network(&mut self, from: PortId, packet: Packet, output: &mut Output) {
+        let parsed = match parse(packet.frame()) {
+            Ok(parsed) => Ok(parsed),
+            Err(reason) => parse_opaque(packet.frame()).map_err(|_| reason),
+        };
+        let target = parsed.and_then(|parsed| {
+            let count = guest_count(packet.len(), &parsed, &packet);
+            if let Some(uplink) = self.fabric.uplink_mut(from) {
+                uplink.counters.received.add(count);
+            }
+            self.fabric.target(from, &parsed.stack)
+        });
+        match target {
+            Ok(egress) => self.forward(from, egress, packet, output),
+            Err(reason) => {
+                self.fabric.count_drop(from, reason);
+                output.free.push(packet);
+            }
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, next: Pending, output: &mut Output) {
+        let Pending { to, ingress, mut packet } = next;
+        let Some(port) = self.ports.get_mut(&to) else {
+            output.free.push(packet);
+            return;
+        };
+        let crossing = Crossing { fabric: &self.fabric, now, id: to, direction: Direction::Inbound, ingress };
+        match crossing.cross(port, &mut packet, output) {
+            Fate::Drop(reason) => {
+                port.drops.count(reason);
+                output.free.push(packet);
+            }
+            Fate::Forward(egress) => self.forward(to, egress, packet, output),
+        }
+    }
+
+    /// Sends a packet on its way from port or uplink `from`.
+    fn forward(&mut self, from: PortId, egress: Egress, packet: Packet, output: &mut Output) {
+        match egress {
+            Egress::Nic { .. } => output.transmit.push((from, packet)),
+            Egress::Port(to) => self.pending.push(Pending { to, ingress: from, packet }),
+            Egress::Uplink { id, .. } => {
+                if let Some(uplink) = self.fabric.uplink_mut(id) {
+                    uplink.counters.transmitted.add(Count { packets: 1, bytes: packet.len() as u64 });
+                }
+                output.transmit.push((id, packet));
+            }
+            Egress::Multicast => {
+                for to in self.fabric.multicast_targets(from) {
+                    let mut copy = output.free.pop().unwrap_or_else(|| Packet::with_capacity(packet.len()));
+                    copy.copy_from(&packet);
+                    self.pending.push(Pending { to, ingress: from, packet: copy });
+                }
+                output.free.push(packet);
+            }
+        }
+    }
+}
+
+impl Crossing<'_> {
+    fn cross(&self, port: &mut Port, packet: &mut Packet, output: &mut Output) -> Fate {
+        let Some(program) = &port.program else { return Fate::Drop(DropReason::PortNotReady) };
+        let parsed = match (parse(packet.frame()), program.malformed) {
+            (Ok(parsed), _) => parsed,
+            (Err(_), MalformedPolicy::PassOpaque) => match parse_opaque(packet.frame()) {
+                Ok(parsed) => parsed,
+                Err(reason) => return Fate::Drop(reason),
+            },
+            (Err(reason), MalformedPolicy::Drop) => return Fate::Drop(reason),
+        };
+        if !is_cacheable(&parsed.stack) {
+            return self.slow(port, packet, &parsed, None, output);
+        }
+        let ufid = Ufid::new(&parsed.stack, self.direction, port.extras(), self.ingress.0);
+        let hash = port.flows.hash(&ufid);
+        match port.lookup(&ufid, hash, self.now) {
+            Lookup::Hit(id) => self.hit(port, id, packet, &parsed),
+            Lookup::Blocked(reason) => {
+                port.count_blocked(&ufid, hash, guest_count(packet.len(), &parsed, packet));
+                Fate::Drop(reason)
+            }
+            Lookup::Miss(stale) => {
+                self.slow(port, packet, &parsed, Some(Caching { ufid: &ufid, hash, stale }), output)
+            }
+        }
+    }
+
+    /// The fast path: the cached answer, whatever the number of layers and rules behind it.
+    fn hit(&self, port: &mut Port, id: u32, packet: &mut Packet, parsed: &Parsed) -> Fate {
+        let Some(answer) = port.answer(id) else { return Fate::Drop(DropReason::CannotTranspose) };
+        let entered = packet.len();
+        if let Err(reason) = answer.edit.apply(packet, &parsed.layout) {
+            return Fate::Drop(reason);
+        }
+        let egress = answer.egress;
+        if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
+            return Fate::Drop(DropReason::TooBig);
+        }
+        let count = self.count(port, entered, parsed, packet);
+        port.touch(id, count, self.now);
+        Fate::Forward(egress)
+    }
+
+    /// The slow path: ask the layers, edit, commit, remember.
+    fn slow(
+        &self,
+        port: &mut Port,
+        packet: &mut Packet,
+        parsed: &Parsed,
+        caching: Option<Caching<'_>>,
+        output: &mut Output,
+    ) -> Fate {
+        port.flow_counters.misses += 1;
+        let Some(program) = port.program.clone() else { return Fate::Drop(DropReason::PortNotReady) };
+        let entry = Entry {
+            headers: parsed.stack,
+            direction: self.direction,
+            ingress: self.ingress.0,
+            now: self.now,
+            first_layer: 0,
+            end_layer: program.layers.len(),
+        };
+        let mut plan = port.resolve(&program, &entry, &mut ());
+        if plan.outcome == Planned::Drop(DropReason::LayerFlowTableFull) && port.reclaim(self.now) {
+            plan = port.resolve(&program, &entry, &mut ());
+        }
+        let stale = caching.as_ref().and_then(|caching| caching.stale);
+        let entered = packet.len();
+        match plan.outcome {
+            Planned::Drop(reason) => {
+                let count = guest_count(packet.len(), parsed, packet);
+                let changed = port.commit_drop(&plan, reason, stale, count);
+                if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| !changed && is_lasting(reason)) {
+                    port.cache_drop(ufid, hash, reason, &plan);
+                }
+                Fate::Drop(reason)
+            }
+            Planned::Reply(reply, layer) => self.reply(port, packet, parsed, &entry, plan, (reply, layer)),
+            Planned::Forward => {
+                let (egress, edit) = match self.leave(&entry.headers, &mut plan, port, output) {
+                    Ok(way) => way,
+                    Err(reason) => return self.refuse(port, &plan, packet, parsed, reason),
+                };
+                if let Err(reason) = edit.apply(packet, &parsed.layout) {
+                    return self.refuse(port, &plan, packet, parsed, reason);
+                }
+                if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
+                    return self.refuse(port, &plan, packet, parsed, DropReason::TooBig);
+                }
+                let count = self.count(port, entered, parsed, packet);
+                let committed: Committed = port.commit(&entry, &mut plan, count);
+                if let Some(caching) = caching {
+                    port.cache_flow(&caching, (edit, egress), committed, &plan.missed, self.now);
+                }
+                Fate::Forward(egress)
+            }
+        }
+    }
+
+    /// A packet that the layers passed and that cannot leave all the same: no state, only the drop counts.
+    fn refuse(
+        &self,
+        port: &mut Port,
+        plan: &Resolution,
+        packet: &Packet,
+        parsed: &Parsed,
+        reason: DropReason,
+    ) -> Fate {
+        let mut plan = plan.clone();
+        plan.slots.clear();
+        plan.meters.clear();
+        plan.created.clear();
+        port.commit_drop(&plan, reason, None, guest_count(packet.len(), parsed, packet));
+        Fate::Drop(reason)
+    }
+
+    /// Where a packet goes after the layers, and the edit that takes it there.
+    fn leave(
+        &self,
+        entered: &HeaderStack,
+        plan: &mut Resolution,
+        port: &Port,
+        output: &mut Output,
+    ) -> Result<(Egress, Edit), DropReason> {
+        let egress = match self.direction {
+            Direction::Inbound => Egress::Nic { max_frame: max_frame(port.config.mtu, &plan.headers) },
+            Direction::Outbound => {
+                let way = self.fabric.forward(self.id, &plan.headers).map_err(|failure| {
+                    output.resolve.extend(failure.unresolved);
+                    failure.reason
+                })?;
+                way.transposition.apply(&mut plan.headers).map_err(|_| DropReason::CannotTranspose)?;
+                plan.transposition = plan.transposition.then(&way.transposition);
+                way.egress
+            }
+        };
+        let edit = Edit::compile(&plan.transposition, entered).map_err(|_| DropReason::CannotTranspose)?;
+        Ok((egress, edit))
+    }
+
+    /// Answers a packet in the layer where it stands; the reply crosses the layers already crossed, the other way.
+    fn reply(
+        &self,
+        port: &mut Port,
+        packet: &mut Packet,
+        parsed: &Parsed,
+        entry: &Entry,
+        mut plan: Resolution,
+        (reply, layer): (Reply, usize),
+    ) -> Fate {
+        let entered = packet.len();
+        let edited = Edit::compile(&plan.transposition, &entry.headers)
+            .map_err(|_| DropReason::CannotTranspose)
+            .and_then(|edit| edit.apply(packet, &parsed.layout))
+            .and_then(|()| reply.answer(packet))
+            .and_then(|()| parse(packet.frame()));
+        let answer = match edited {
+            Ok(answer) => answer,
+            Err(reason) => return self.refuse(port, &plan, packet, parsed, reason),
+        };
+        let count = self.count(port, entered, parsed, packet);
+        port.commit(entry, &mut plan, count);
+        let back = self.direction.opposite();
+        let (first_layer, end_layer) = match self.direction {
+            Direction::Outbound => (0, layer),
+            Direction::Inbound => (layer + 1, entry.end_layer),
+        };
+        let crossing = Crossing { direction: back, ingress: self.id, ..*self };
+        let entry = Entry {
+            headers: answer.stack,
+            direction: back,
+            ingress: self.id.0,
+            now: self.now,
+            first_layer,
+            end_layer,
+        };
+        crossing.send_reply(port, packet, &answer, &entry)
+    }
+
+    fn send_reply(&self, port: &mut Port, packet: &mut Packet, parsed: &Parsed, entry: &Entry) -> Fate {
+        let Some(program) = port.program.clone() else { return Fate::Drop(DropReason::PortNotReady) };
+        let mut plan = port.resolve(&program, entry, &mut ());
+        match plan.outcome {
+            Planned::Drop(reason) => {
+                port.commit_drop(&plan, reason, None, guest_count(packet.len(), parsed, packet));
+                Fate::Drop(reason)
+            }
+            Planned::Reply(..) => Fate::Drop(DropReason::CannotRespond),
+            Planned::Forward => {
+                let entered = packet.len();
+                let sent = self
+                    .leave(&entry.headers, &mut plan, port, &mut Output::default())
+                    .and_then(|(egress, edit)| edit.apply(packet, &parsed.layout).map(|()| egress));
+                match sent {
+                    Err(reason) => self.refuse(port, &plan, packet, parsed, reason),
+                    Ok(egress) => {
+                        let count = self.count(port, entered, parsed, packet);
+                        port.commit(entry, &mut plan, count);
+                        Fate::Forward(egress)
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the packet counts as on the guest's side, and adds it to the port's total.
+    fn count(&self, port: &mut Port, entered: usize, parsed: &Parsed, packet: &Packet) -> Count {
+        let (len, total) = match self.direction {
+            Direction::Outbound => (entered, &mut port.outbound),
+            Direction::Inbound => (packet.len(), &mut port.inbound),
+        };
+        let payload = entered - header_end(parsed).min(entered);
+        let count = segments_count(len, payload, &packet.offload);
+        total.add(count);
+        count
+    }
+}
+
+/// Later fragments and ICMP messages that are no queries never use a cached answer (§5.1).
+fn is_cacheable(stack: &HeaderStack) -> bool {
+    stack.groups().iter().all(|group| {
+        let is_error = match group.flow_id.l4 {
+            Some(L4::Icmp(icmp) | L4::Icmpv6(icmp)) => icmp.id.is_none(),
+            _ => false,
+        };
+        group.extra.fragment != Fragment::Later && !is_error
+    })
+}
+
+/// Drops that hold for every packet of the flow until policy or state changes.
+fn is_lasting(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::Blocked | DropReason::MappingMiss | DropReason::NoTarget | DropReason::CannotTranspose
+    )
+}
+
+/// First byte after the innermost headers.
+fn header_end(parsed: &Parsed) -> usize {
+    parsed.layout.groups[parsed.stack.groups().len() - 1].end as usize
+}
+
+/// Header bytes of a packet that had `entered` bytes when it was parsed and now has `now`.
+fn header_len(parsed: &Parsed, entered: usize, now: usize) -> usize {
+    now - (entered - header_end(parsed).min(entered)).min(now)
+}
+
+fn guest_count(len: usize, parsed: &Parsed, packet: &Packet) -> Count {
+    segments_count(len, len - header_end(parsed).min(len), &packet.offload)
+}
+
+/// A super-frame counts as the segments it stands for (§5.6).
+fn segments_count(len: usize, payload: usize, offload: &Offload) -> Count {
+    match offload.segmentation {
+        Some(segmentation) if segmentation.size > 0 => {
+            let segments = payload.div_ceil(segmentation.size as usize).max(1);
+            let headers = len - payload.min(len);
+            Count { packets: segments as u64, bytes: (len + (segments - 1) * headers) as u64 }
+        }
+        _ => Count { packets: 1, bytes: len as u64 },
+    }
+}
+
+/// The largest frame with these headers on a link whose packets have up to `mtu` bytes; no limit for 0.
+pub(crate) fn max_frame(mtu: u32, headers: &HeaderStack) -> u32 {
+    let l2 = headers.outermost().flow_id.l2.map_or(0, |l2| 14 + 4 * l2.tags.count() as u32);
+    if mtu == 0 { u32::MAX } else { mtu.saturating_add(l2) }
+}
+
+/// True when the frame, or a segment of the super-frame, is larger than the way out takes.
+fn is_too_big(egress: Egress, packet: &Packet, header_len: usize) -> bool {
+    let max_frame = match egress {
+        Egress::Nic { max_frame } | Egress::Uplink { max_frame, .. } => max_frame as usize,
+        Egress::Port(_) | Egress::Multicast => return false,
+    };
+    let frame = match packet.offload.segmentation {
+        Some(segmentation) => packet.len().min(header_len + segmentation.size as usize),
+        None => packet.len(),
+    };
+    frame > max_frame
+}
