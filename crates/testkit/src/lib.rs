@@ -13,5 +13,7 @@
 #![warn(missing_docs)]
 
 pub mod builder;
+pub mod compare;
 pub mod oracle;
+pub mod strategy;
 pub mod wire;

@@ -9,7 +9,7 @@ use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::Direction;
 use lamina_core::layer::MalformedPolicy;
 use lamina_core::packet::HEADROOM;
-use lamina_core::switch::{PortId, UnderlayError};
+use lamina_core::switch::PortId;
 use lamina_core::time::Instant;
 
 use super::port::{Entry, Outcome, Plan};
@@ -258,13 +258,10 @@ impl Oracle {
             self.underlay.routes.iter().filter(|route| route.destination.contains(&remote)).collect();
         routes.sort_by_key(|route| (std::cmp::Reverse(route.destination.prefix_len()), route.metric));
         let route = routes.first().ok_or(DropReason::UnderlayNoRoute)?;
-        let hop = match self.underlay.next_hop(remote) {
-            Ok(hop) => hop,
-            Err(UnderlayError::NoRoute) => return Err(DropReason::UnderlayNoRoute),
-            Err(UnderlayError::Unresolved(address)) => {
-                received.resolve.push(address);
-                return Err(DropReason::UnderlayNeighborUnresolved);
-            }
+        let hop = route.gateway.unwrap_or(remote);
+        let Some((_, mac)) = self.underlay.neighbors.iter().find(|(address, _)| *address == hop) else {
+            received.resolve.push(hop);
+            return Err(DropReason::UnderlayNeighborUnresolved);
         };
         let uplink = self.uplinks.iter().find(|uplink| uplink.id == route.uplink);
         let uplink = uplink.ok_or(DropReason::UnderlayNoRoute)?;
@@ -272,7 +269,7 @@ impl Oracle {
         let source = route.source.or_else(|| uplink.config.addresses.iter().find(same_family).copied());
         for header in frame.headers.iter_mut().take(2) {
             match (header, source) {
-                (Header::Ethernet(eth), _) => (eth.src, eth.dst) = (uplink.config.mac, hop.mac),
+                (Header::Ethernet(eth), _) => (eth.src, eth.dst) = (uplink.config.mac, *mac),
                 (Header::Ipv4(ip), Some(IpAddr::V4(source))) if ip.src.is_unspecified() => ip.src = source,
                 (Header::Ipv6(ip), Some(IpAddr::V6(source))) if ip.src.is_unspecified() => ip.src = source,
                 _ => {}

@@ -256,12 +256,15 @@ fn change_l3(header: &mut Header, modify: &ModifyL3) -> Result<(), DropReason> {
 fn change_class(dscp: &mut u8, ttl: &mut u8, modify: &ModifyL3) -> Result<(), DropReason> {
     *dscp = modify.dscp.unwrap_or(*dscp);
     check(*dscp < 64)?;
-    let new = match modify.ttl {
+    let (lost, value) = match modify.ttl {
         None => return Ok(()),
-        Some(Ttl::Set(value)) => value,
-        Some(Ttl::Decrement(by)) => ttl.saturating_sub(by),
+        Some(Ttl::Set(value)) => (0, Some(value)),
+        Some(Ttl::Decrement(by)) => (by, None),
+        Some(Ttl::DecrementThenSet { decrement, value }) => (decrement, Some(value)),
     };
-    if new == 0 {
+    let left = ttl.saturating_sub(lost);
+    let new = value.unwrap_or(left);
+    if new == 0 || (lost > 0 && left == 0) {
         return Err(DropReason::TtlExceeded);
     }
     *ttl = new;
