@@ -25,6 +25,7 @@
 mod apply;
 mod bytes;
 mod compile;
+mod fields;
 
 use alloc::boxed::Box;
 
