@@ -2,5 +2,9 @@
 //!
 //! The daemon owns every clock, socket and thread; the core owns every decision. Nothing here may choose what
 //! becomes of a packet.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
+pub mod convert;
+pub mod underlay;
 pub mod worker;
