@@ -1,2 +1,40 @@
-//! Entry point.
-fn main() {}
+//! The `lamina` command.
+
+mod check;
+mod explain;
+mod policy;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Lamina: check policy, trace packets through it, explain drops.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check policy files: every mistake with its place and what to do.
+    Check(check::CheckArgs),
+    /// Show what policy does to a packet, layer by layer, and why.
+    Trace(Box<trace::TraceArgs>),
+    /// Explain names that other commands print.
+    Explain(explain::ExplainArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Check(args) => check::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Explain(args) => explain::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
