@@ -33,6 +33,7 @@ pub mod address;
 pub mod classify;
 pub mod drop_reason;
 pub mod flow;
+mod hash;
 pub mod layer;
 pub mod packet;
 pub mod port;

@@ -83,13 +83,13 @@ pub(crate) struct UnifiedFlowTable {
     stamps: Vec<u32>,
     free: Vec<u32>,
     limit: usize,
-    hasher: rapidhash::fast::RandomState,
+    hasher: crate::hash::TableHasher,
     eviction_cursor: u32,
     sweep_cursor: u32,
 }
 
 impl UnifiedFlowTable {
-    pub(crate) fn new(limit: usize, hasher: rapidhash::fast::RandomState) -> Self {
+    pub(crate) fn new(limit: usize, hasher: crate::hash::TableHasher) -> Self {
         UnifiedFlowTable {
             index: HashTable::with_capacity(limit),
             entries: Vec::with_capacity(limit),

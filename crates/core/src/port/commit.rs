@@ -45,7 +45,7 @@ pub(crate) struct Answer {
 pub(crate) struct Answers {
     slab: Slab<(Answer, u64, u32)>,
     index: HashTable<u32>,
-    hasher: rapidhash::fast::RandomState,
+    hasher: crate::hash::TableHasher,
 }
 
 impl Answers {

@@ -29,13 +29,13 @@ pub(crate) struct Conversation {
 #[derive(Debug)]
 pub(crate) struct Conversations {
     slab: Slab<Conversation>,
-    by_key: HashMap<Tuple, u32, rapidhash::fast::RandomState>,
+    by_key: HashMap<Tuple, u32, crate::hash::TableHasher>,
     /// Where the next bounded expiry pass goes on.
     cursor: u32,
 }
 
 impl Conversations {
-    pub(crate) fn new(hasher: rapidhash::fast::RandomState) -> Self {
+    pub(crate) fn new(hasher: crate::hash::TableHasher) -> Self {
         Conversations { slab: Slab::default(), by_key: HashMap::with_hasher(hasher), cursor: 0 }
     }
 

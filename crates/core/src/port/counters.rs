@@ -18,7 +18,7 @@ type CellKey = Box<[Option<Value>]>;
 pub(super) struct MeterState {
     pub(super) name: Name,
     pub(super) limit: usize,
-    pub(super) cells: HashMap<CellKey, u32, rapidhash::fast::RandomState>,
+    pub(super) cells: HashMap<CellKey, u32, crate::hash::TableHasher>,
     /// The cell of keys that found the table full.
     pub(super) other: u32,
 }

@@ -152,11 +152,11 @@ pub(crate) struct LayerFlowTable {
     pub(crate) none_expires_before: Instant,
     pairs: Slab<LayerPair>,
     index: HashTable<(u32, Side)>,
-    hasher: rapidhash::fast::RandomState,
+    hasher: crate::hash::TableHasher,
 }
 
 impl LayerFlowTable {
-    pub(crate) fn new(name: Name, hasher: rapidhash::fast::RandomState) -> Self {
+    pub(crate) fn new(name: Name, hasher: crate::hash::TableHasher) -> Self {
         LayerFlowTable {
             name,
             none_expires_before: Instant(0),

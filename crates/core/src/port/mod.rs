@@ -63,7 +63,7 @@ impl Metadata {
 pub(crate) struct Port {
     pub(crate) config: PortConfig,
     pub(crate) seed: u64,
-    hasher: rapidhash::fast::RandomState,
+    hasher: crate::hash::TableHasher,
     /// `None` until the first policy is published: the port is not ready and drops everything.
     pub(crate) program: Option<Arc<Program>>,
     /// Rises with every change that may alter a resolution. 0 is before any.
@@ -98,7 +98,7 @@ pub(crate) enum Lookup {
 
 impl Port {
     pub(crate) fn new(config: PortConfig, seed: u64) -> Self {
-        let hasher = rapidhash::fast::RandomState::default();
+        let hasher = crate::hash::table_hasher(seed);
         let limits = config.limits;
         Port {
             config,

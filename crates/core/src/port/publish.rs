@@ -79,7 +79,7 @@ impl Port {
             }
             return Count::default();
         }
-        let mut counts: HashMap<&Name, Count, rapidhash::fast::RandomState> = HashMap::default();
+        let mut counts: HashMap<&Name, Count, crate::hash::TableHasher> = HashMap::default();
         for (i, rule) in before.rules.iter().enumerate() {
             counts.insert(&rule.name, self.rule_count(first_before + i));
         }

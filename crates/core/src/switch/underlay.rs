@@ -57,13 +57,15 @@ pub enum UnderlayError {
     Unresolved(IpAddr),
 }
 
+type RoutesByNetwork = HashMap<IpAddr, usize, rapidhash::fast::RandomState>;
+
 /// An [`Underlay`] arranged for lookups: for each prefix length that occurs, longest first, a table from network
 /// to its best route. A lookup probes one table per length, whatever the number of routes.
 #[derive(Debug, Default)]
 pub(crate) struct UnderlayIndex {
     underlay: Underlay,
     /// Family and length, and the index of the best route by network.
-    lengths: Vec<((bool, u8), HashMap<IpAddr, usize, rapidhash::fast::RandomState>)>,
+    lengths: Vec<((bool, u8), RoutesByNetwork)>,
     neighbors: HashMap<IpAddr, MacAddr, rapidhash::fast::RandomState>,
 }
 

@@ -133,9 +133,19 @@ impl Walk<'_> {
             self.after_kept = self.l3_count;
         }
         if let Some(modify) = modify {
+            let before = item.header;
             modify.apply(&mut item)?;
+            // SCTP's checksum is of the whole packet, and moves by the distance to an end that a fragment lacks.
+            let is_sctp = matches!(before, Header::L4(L4::Sctp(_), _));
+            ensure(!(is_sctp && before != item.header && self.is_in_fragment()))?;
         }
         self.output.push(item)
+    }
+
+    /// True where the header that comes next lies in a fragment.
+    fn is_in_fragment(&self) -> bool {
+        matches!(self.output.items().last().map(|item| item.header),
+            Some(Header::L3(_, extra)) if extra.fragment != Fragment::None)
     }
 
     fn pop(&mut self, level: Level) -> Result<(), TransposeError> {

@@ -1,0 +1,298 @@
+//! Every table at its limit: what gives way, what does not, and what is counted (§3.7, §5.6, §5.7).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lamina_core::action::{Action, Allow, Block, Meter, Nat, NatTo};
+use lamina_core::address::MacAddr;
+use lamina_core::drop_reason::DropReason;
+use lamina_core::flow::{Field, HeaderField, Scope, Value};
+use lamina_core::layer::{
+    Condition, DefaultAction, Group, Layer, Policy, Rule, Selection, Stateful, ValueRange,
+};
+use lamina_core::packet::Packet;
+use lamina_core::resource::{MeterCounts, MeterId, MeterSpec, Resources};
+use lamina_core::switch::{Output, PortConfig, PortId, PortLimits, PublishError, Switch, SwitchConfig};
+use lamina_core::time::{Duration, Instant};
+use lamina_testkit::builder::eth;
+
+const A: PortId = PortId(1);
+const B: PortId = PortId(2);
+const MAC_A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const MAC_B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+fn rule(
+    name: &str,
+    priority: i32,
+    conditions: Vec<Condition>,
+    action: Action,
+    state: Option<Stateful>,
+) -> Rule {
+    Rule { name: name.into(), priority, conditions, action, terminating: false, state }
+}
+
+fn is(field: HeaderField, value: Value) -> Condition {
+    let ranges = vec![ValueRange::single(value)];
+    Condition { field: Field::Header(Scope::Inner, field), ranges, prefix_sets: vec![] }
+}
+
+fn group(rules: Vec<Rule>) -> Vec<Group> {
+    vec![Group {
+        name: "g".into(),
+        priority: 0,
+        selection: Selection::Priority,
+        conditions: vec![],
+        rules: Arc::new(rules),
+    }]
+}
+
+fn layer(name: &str, outbound: Vec<Rule>, inbound: Vec<Rule>) -> Layer {
+    Layer {
+        name: name.into(),
+        owner: "test".into(),
+        priority: 0,
+        default_inbound: DefaultAction::Pass,
+        default_outbound: DefaultAction::Pass,
+        inbound: group(inbound),
+        outbound: group(outbound),
+        flow_limit: 1000,
+    }
+}
+
+fn stateful(seconds: u64) -> Option<Stateful> {
+    Some(Stateful { time_to_live: Duration::from_seconds(seconds), ..Stateful::default() })
+}
+
+/// Two ports on one switch; the second passes everything.
+struct Bed {
+    switch: Switch,
+    now: Instant,
+}
+
+impl Bed {
+    fn new(limits: PortLimits, policy: Policy) -> Self {
+        let mut switch = Switch::new(SwitchConfig { seed: 7 });
+        for (id, name, mac) in [(A, "a", MAC_A), (B, "b", MAC_B)] {
+            switch
+                .add_port(id, PortConfig { name: name.into(), mac, tenants: vec![], mtu: 0, limits })
+                .unwrap();
+        }
+        switch.publish(A, policy).unwrap();
+        switch.publish(B, Policy::default()).unwrap();
+        Bed { switch, now: Instant(1) }
+    }
+
+    /// Sends one frame from `from`; the frames that came out, with the port they came out of.
+    fn send(&mut self, from: PortId, frame: Vec<u8>) -> Vec<(PortId, Vec<u8>)> {
+        let mut output = Output::default();
+        self.switch.receive(self.now, from, &mut vec![Packet::from_frame(&frame)], &mut output);
+        output.transmit.iter().map(|(to, packet)| (*to, packet.frame().to_vec())).collect()
+    }
+
+    fn out(&mut self, n: u16) -> bool {
+        !self.send(A, udp(MAC_A, MAC_B, n)).is_empty()
+    }
+
+    fn drops(&mut self, reason: DropReason) -> u64 {
+        self.switch.counters(A).unwrap().drops.of(reason)
+    }
+}
+
+fn udp(src: MacAddr, dst: MacAddr, port: u16) -> Vec<u8> {
+    eth(src, dst).ipv4("10.0.0.1", "10.0.0.2").udp(port, 80).payload(b"hello").frame()
+}
+
+fn udp_reply(port: u16) -> Vec<u8> {
+    eth(MAC_B, MAC_A).ipv4("10.0.0.2", "10.0.0.1").udp(80, port).payload(b"hello").frame()
+}
+
+fn admit(seconds: u64, flow_limit: usize) -> Policy {
+    let out = rule("out", 0, vec![], Action::Allow(Allow), stateful(seconds));
+    let acl = Layer { default_inbound: DefaultAction::Block, flow_limit, ..layer("acl", vec![out], vec![]) };
+    Policy { layers: vec![acl], ..Policy::default() }
+}
+
+#[test]
+fn a_full_layer_flow_table_refuses_new_conversations_and_keeps_the_old() {
+    let mut bed = Bed::new(PortLimits::default(), admit(10, 4));
+    for n in 0..4 {
+        assert!(bed.out(1000 + n));
+    }
+    assert!(!bed.out(2000));
+    assert_eq!(bed.drops(DropReason::LayerFlowTableFull), 1);
+    for n in 0..4 {
+        assert_eq!(bed.send(B, udp_reply(1000 + n)).len(), 1, "an established conversation never gives way");
+    }
+    assert!(bed.send(B, udp_reply(2000)).is_empty(), "a refused packet left no state");
+    bed.now = bed.now + Duration::from_seconds(10);
+    assert!(!bed.out(2000), "the time to live is inclusive");
+    bed.now = bed.now + Duration(1);
+    assert!(bed.out(2000), "what has expired gives way without a sweep");
+    assert_eq!(bed.switch.layer_flows(A, bed.now).len(), 1);
+}
+
+#[test]
+fn a_time_to_live_runs_from_the_last_packet_of_either_direction_cached_hits_included() {
+    let mut bed = Bed::new(PortLimits::default(), admit(10, 4));
+    assert!(bed.out(1000));
+    for _ in 0..5 {
+        bed.now = bed.now + Duration::from_seconds(6);
+        assert_eq!(bed.send(B, udp_reply(1000)).len(), 1, "only replies keep it alive");
+    }
+    for _ in 0..5 {
+        bed.now = bed.now + Duration::from_seconds(10);
+        assert!(bed.out(1000));
+    }
+    assert_eq!(bed.send(B, udp_reply(1000)).len(), 1);
+    bed.now = bed.now + Duration::from_seconds(10) + Duration(1);
+    assert!(bed.send(B, udp_reply(1000)).is_empty(), "the cached answer must not outlive its layer flow");
+    assert_eq!(bed.drops(DropReason::Blocked), 1);
+}
+
+#[test]
+fn a_full_unified_flow_table_evicts_and_stays_exact() {
+    let limits = PortLimits { unified_flows: 16, ..PortLimits::default() };
+    let mut bed = Bed::new(limits, admit(100, 10_000));
+    for round in 0..3 {
+        for n in 0..200 {
+            assert!(bed.out(1000 + n), "round {round}");
+            assert_eq!(bed.send(B, udp_reply(1000 + n)).len(), 1);
+        }
+    }
+    let counters = bed.switch.counters(A).unwrap();
+    assert_eq!(counters.flows.unified, 16);
+    assert!(counters.flows.evicted > 1000);
+    assert_eq!(counters.flows.conversations, 200);
+    assert_eq!(
+        counters.layers[0].groups[1].rules[0].1.packets,
+        3 * 200 * 2,
+        "both directions, evicted flows included"
+    );
+}
+
+#[test]
+fn blocked_flows_are_answered_by_the_drop_cache_and_credit_the_rule() {
+    let block =
+        rule("no-dns", 0, vec![is(HeaderField::L4Dst, Value::number(80))], Action::Block(Block), None);
+    let policy = Policy { layers: vec![layer("acl", vec![block], vec![])], ..Policy::default() };
+    let mut bed = Bed::new(PortLimits::default(), policy);
+    for _ in 0..50 {
+        assert!(!bed.out(1000));
+    }
+    let counters = bed.switch.counters(A).unwrap();
+    assert_eq!(counters.flows.drop_cache_hits, 49);
+    assert_eq!(counters.flows.unified, 0);
+    assert_eq!(counters.drops.of(DropReason::Blocked), 50);
+    let (name, count) = &counters.layers[0].groups[1].rules[0];
+    assert_eq!((&**name, count.packets), ("no-dns", 50));
+}
+
+#[test]
+fn a_cached_block_ends_when_the_guest_opens_the_conversation() {
+    let mut bed = Bed::new(PortLimits::default(), admit(10, 1000));
+    for _ in 0..3 {
+        assert!(bed.send(B, udp_reply(1000)).is_empty());
+    }
+    assert!(bed.out(1000));
+    assert_eq!(bed.send(B, udp_reply(1000)).len(), 1, "the drop cache must not hide the new layer flow");
+}
+
+#[test]
+fn a_cached_pass_ends_when_state_that_it_would_meet_is_created() {
+    // Outbound packets pass unchanged until an inbound conversation has been translated on its way in.
+    let to = NatTo { address: Some("10.0.0.1".parse::<IpAddr>().unwrap()), port: Some(9000) };
+    let nat = Action::Nat(Nat { source: None, destination: Some(to) });
+    let dnat = rule("dnat", 0, vec![is(HeaderField::L4Dst, Value::number(1000))], nat, stateful(10));
+    let policy = Policy { layers: vec![layer("nat", vec![], vec![dnat])], ..Policy::default() };
+    let mut bed = Bed::new(PortLimits::default(), policy);
+    let answer = eth(MAC_A, MAC_B).ipv4("10.0.0.1", "10.0.0.2").udp(9000, 80).payload(b"hello").frame();
+    for _ in 0..2 {
+        assert_eq!(bed.send(A, answer.clone()), vec![(B, answer.clone())]);
+    }
+    assert_eq!(bed.send(B, udp_reply(1000)).len(), 1);
+    let translated = eth(MAC_A, MAC_B).ipv4("10.0.0.1", "10.0.0.2").udp(1000, 80).payload(b"hello").frame();
+    assert_eq!(bed.send(A, answer), vec![(B, translated)]);
+}
+
+#[test]
+fn a_meter_counts_further_keys_in_one_cell_beyond_its_limit() {
+    let key = vec![Field::Header(Scope::Inner, HeaderField::L4Src)];
+    let spec = MeterSpec { name: "by-port".into(), key, limit: 3, counts: MeterCounts::Offered };
+    let meter = rule("count", 0, vec![], Action::Meter(Meter { meter: MeterId(0) }), None);
+    let resources = Arc::new(Resources { meters: vec![spec], ..Resources::default() });
+    let policy = Policy { layers: vec![layer("meter", vec![meter], vec![])], resources, ..Policy::default() };
+    let mut bed = Bed::new(PortLimits::default(), policy.clone());
+    for n in 0..10 {
+        assert!(bed.out(n) && bed.out(n));
+    }
+    let read = |bed: &mut Bed| {
+        let meter = bed.switch.counters(A).unwrap().meters[0].clone();
+        (meter.cells.iter().map(|(_, count)| count.packets).collect::<Vec<_>>(), meter.other.packets)
+    };
+    assert_eq!(read(&mut bed), (vec![2, 2, 2], 14));
+    bed.switch.publish(A, policy).unwrap();
+    assert!(bed.out(0));
+    assert_eq!(read(&mut bed), (vec![3, 2, 2], 14), "counters belong to the meter's name across updates");
+}
+
+#[test]
+fn a_refused_policy_changes_nothing() {
+    let mut bed = Bed::new(PortLimits::default(), admit(10, 10));
+    assert!(bed.out(1));
+    let before = bed.switch.layer_flows(A, bed.now);
+    let meter = rule("count", 0, vec![], Action::Meter(Meter { meter: MeterId(3) }), None);
+    let bad = Policy { layers: vec![layer("acl", vec![meter], vec![])], ..Policy::default() };
+    let Err(PublishError::Invalid(why)) = bed.switch.publish(A, bad) else { panic!("accepted") };
+    assert_eq!(why, "layer acl, group g, rule count: meter 3 does not exist");
+    assert_eq!(bed.switch.layer_flows(A, bed.now), before);
+    assert_eq!(bed.send(B, udp_reply(1)).len(), 1);
+}
+
+#[test]
+fn an_update_ends_what_it_no_longer_allows_and_keeps_the_rest() {
+    let allow = |ports: &[u16]| {
+        let rules = ports
+            .iter()
+            .map(|port| {
+                let name = format!("allow-{port}");
+                rule(
+                    &name,
+                    0,
+                    vec![is(HeaderField::L4Src, Value::number(*port as u128))],
+                    Action::Allow(Allow),
+                    stateful(100),
+                )
+            })
+            .collect();
+        let acl = Layer {
+            default_inbound: DefaultAction::Block,
+            default_outbound: DefaultAction::Block,
+            ..layer("acl", rules, vec![])
+        };
+        Policy { layers: vec![acl], ..Policy::default() }
+    };
+    let mut bed = Bed::new(PortLimits::default(), allow(&[1, 2]));
+    assert!(bed.out(1) && bed.out(2));
+    bed.switch.publish(A, allow(&[2, 3])).unwrap();
+    assert!(bed.send(B, udp_reply(1)).is_empty());
+    assert_eq!(bed.send(B, udp_reply(2)).len(), 1);
+    assert!(!bed.out(1));
+    let left = bed.switch.layer_flows(A, bed.now);
+    assert_eq!(left.iter().map(|flow| &*flow.rule).collect::<Vec<_>>(), ["allow-2"]);
+}
+
+#[test]
+fn what_nobody_asked_for_any_more_is_freed_by_sweeps() {
+    let mut bed = Bed::new(PortLimits::default(), admit(10, 100_000));
+    for n in 0..20_000 {
+        assert!(bed.out(n));
+    }
+    bed.now = bed.now + Duration::from_seconds(1000);
+    for _ in 0..4 {
+        bed.switch.sweep(bed.now);
+    }
+    let counters = bed.switch.counters(A).unwrap();
+    assert_eq!((counters.flows.unified, counters.flows.conversations), (0, 0));
+    assert_eq!(counters.layers[0].layer_flows, 0);
+    assert_eq!(counters.layers[0].groups[1].rules[0].1.packets, 20_000, "counts outlive the flows");
+}
