@@ -1,4 +1,4 @@
-//! What runs around the core on a host: the underlay, and the conversion of documents into policy.
+//! What runs around the core on a host: threads, the underlay, and the conversion of documents into policy.
 //!
 //! The daemon owns every clock, socket and thread; the core owns every decision. Nothing here may choose what
 //! becomes of a packet.
@@ -7,3 +7,4 @@
 
 pub mod convert;
 pub mod underlay;
+pub mod worker;

@@ -3,14 +3,17 @@
 //! - [`wire`] is a naive codec: a frame as a plain list of headers, decoded and encoded byte by byte, every length
 //!   and checksum worked out from nothing. It is slow on purpose and shares no code with the core.
 //! - [`builder`] writes packets on top of it.
+//! - [`fuzz`] holds the bodies of the fuzz targets, as plain functions that ordinary tests replay.
 //! - [`oracle`] is the slow switch: it walks every layer for every packet and caches nothing.
 //! - [`strategy`] makes random policies, packets and policy changes for comparing the two.
+//! - [`fuzz`] holds the bodies that the fuzzer and ordinary tests run on the core; it alone calls what is tested.
 //!
-//! Nothing here may call the core's parser, transpositions, edits, classifiers or checksums: what shares code
+//! Nothing else here may call the core's parser, transpositions, edits, classifiers or checksums: what shares code
 //! shares its mistakes. The core's plain data (policies, fields, resources) is read, and its types for
 //! addresses, time and drop reasons are used.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod builder;
+pub mod fuzz;
 pub mod wire;
