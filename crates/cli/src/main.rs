@@ -1,12 +1,16 @@
 //! The `lamina` command.
 
+mod check;
+mod explain;
 mod lab;
+mod policy;
+mod trace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Lamina: trace packets through policy, run labs.
+/// Lamina: check policy, trace packets through it, explain drops, run labs.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -16,12 +20,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check policy files: every mistake with its place and what to do.
+    Check(check::CheckArgs),
+    /// Show what policy does to a packet, layer by layer, and why.
+    Trace(Box<trace::TraceArgs>),
+    /// Explain names that other commands print.
+    Explain(explain::ExplainArgs),
     /// Build networks out of namespaces and check policy in them.
     Lab(lab::LabArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Check(args) => check::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Lab(args) => lab::run(args),
     };
     result.unwrap_or_else(|error| {
