@@ -1,1 +1,5 @@
-//! Placeholder header, replaced by the crate's first module.
+//! The daemon's parts: conversion of documents into policy.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod convert;
