@@ -136,10 +136,10 @@ fn kernel_vxlan_peers_exchange_a_stream_through_the_backends() {
         let seen = std::thread::scope(|scope| {
             let forwarder = scope.spawn(|| forward(ends, &stop));
             let sender = scope.spawn(|| -> std::io::Result<()> {
-                one.run(|| {
-                    TcpStream::connect_timeout(&([10, 8, 0, 2], 7000).into(), Duration::from_secs(10))
-                })??
-                .write_all(&data)
+                let to = ([10, 8, 0, 2], 7000).into();
+                let mut stream = one.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))??;
+                stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+                stream.write_all(&data)
             });
             // Nobody may be left waiting when something goes wrong.
             let received = accept(&listener).and_then(|mut stream| {
