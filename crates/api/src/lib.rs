@@ -14,6 +14,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod source;
 pub mod suggest;
+pub mod topology;
 mod tree;
 mod value;
 

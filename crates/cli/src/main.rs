@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod lab;
 mod policy;
 mod trace;
 
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Lamina: check policy, trace packets through it, explain drops.
+/// Lamina: check policy, trace packets through it, explain drops, run labs.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -25,6 +26,8 @@ enum Command {
     Trace(Box<trace::TraceArgs>),
     /// Explain names that other commands print.
     Explain(explain::ExplainArgs),
+    /// Build networks out of namespaces and check policy in them.
+    Lab(lab::LabArgs),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Lab(args) => lab::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -105,7 +105,7 @@ pub fn parse(name: &str, text: &str) -> Result<Document, Report> {
 }
 
 impl Decoder<'_> {
-    fn document(&mut self, tree: &Tree<'_>) -> Option<Document> {
+    pub(crate) fn document(&mut self, tree: &Tree<'_>) -> Option<Document> {
         if tree.node == Node::Empty {
             let diagnostic =
                 Diagnostic::error(Code::MissingField, self.source, Span::default(), "the document is empty");

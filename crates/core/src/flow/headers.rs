@@ -31,6 +31,15 @@ impl HeaderStack {
         Some(())
     }
 
+    /// Adds an empty group below the innermost one, to be filled in place; `None` when the stack is full.
+    #[inline]
+    pub fn push_empty(&mut self) -> Option<&mut HeaderGroup> {
+        // Groups are never taken away, so an unused place is still as `default` made it.
+        let group = self.groups.get_mut(self.count as usize)?;
+        self.count += 1;
+        Some(group)
+    }
+
     /// The groups, outermost first.
     pub fn groups(&self) -> &[HeaderGroup] {
         &self.groups[..self.count as usize]

@@ -129,9 +129,16 @@ impl<'a> Segments<'a> {
                 return Err(DropReason::TransmitFailed);
             }
         }
-        let payload = frame.get(headers.len()..packet_end(headers, group, &layout));
+        let l4 = layout.l4 as usize;
         let is_udp = segmentation.kind == SegmentationKind::UdpL4;
-        let field = read(headers, layout.l4 as usize + 6);
+        let mut end = packet_end(headers, group, &layout);
+        if is_udp {
+            // A UDP length of zero is "as long as the packet"; bytes behind the datagram are not its payload.
+            let length = read(headers, l4 + 4) as usize;
+            end = if length == 0 { end } else { end.min(l4 + length) };
+        }
+        let payload = frame.get(headers.len()..end);
+        let field = read(headers, l4 + 6);
         Ok(Segments {
             headers,
             payload: payload.ok_or(DropReason::TransmitFailed)?,

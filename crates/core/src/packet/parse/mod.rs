@@ -56,27 +56,35 @@ pub struct GroupLayout {
 }
 
 /// Reads the headers of `frame`.
+#[inline]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
-    let mut reader = Reader::new(frame);
     let mut parsed = Parsed { stack: HeaderStack::default(), layout: Layout::default() };
+    match read(frame, &mut parsed) {
+        Ok(()) => Ok(parsed),
+        Err(reason) => Err(reason),
+    }
+}
+
+/// Reads the headers into an empty `parsed`, in place: copying groups costs more than reading them.
+fn read(frame: &[u8], parsed: &mut Parsed) -> Result<(), DropReason> {
+    let mut reader = Reader::new(frame);
     let mut next = Next::Ethernet;
     for (index, layout) in parsed.layout.groups.iter_mut().enumerate() {
-        let mut group = HeaderGroup::default();
-        next = reader.group(next, &mut group, layout, index)?;
-        // The loop visits no more groups than the stack holds.
-        let _ = parsed.stack.push_inner(group);
+        // There are as many layouts as places for groups.
+        let Some(group) = parsed.stack.push_empty() else { break };
+        next = reader.group(next, group, layout, index)?;
         if next == Next::Payload {
             break;
         }
     }
-    Ok(parsed)
+    Ok(())
 }
 
 /// Reads the Ethernet header and VLAN tags of `frame` alone; everything behind them is opaque.
 pub fn parse_opaque(frame: &[u8]) -> Result<Parsed, DropReason> {
     let mut reader = Reader::new(frame);
-    let mut parsed = Parsed { stack: HeaderStack::default(), layout: Layout::default() };
     let mut group = HeaderGroup::default();
+    let mut parsed = Parsed { stack: HeaderStack::default(), layout: Layout::default() };
     let layout = &mut parsed.layout.groups[0];
     reader.ethernet(&mut group, layout, DropReason::FrameTooShort)?;
     reader.close(layout);

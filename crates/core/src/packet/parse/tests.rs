@@ -239,6 +239,8 @@ fn fragments_of_ipv4() {
     }
     let tiny = ethernet(&[], 0x0800, &ipv4_with(6, 0x2000, &[], &tcp(0, b"")[..8]));
     assert_eq!(parse(&tiny), Err(DropReason::Truncated), "RFC 1858: no ports, no passage");
+    let inside_options = ethernet(&[], 0x0800, &ipv4_with(6, 0x2000, &[], &tcp(12, b"")[..24]));
+    assert_eq!(parse(&inside_options), Err(DropReason::Truncated));
 }
 
 #[test]

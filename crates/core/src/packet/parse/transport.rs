@@ -57,7 +57,12 @@ impl Reader<'_> {
         if header_length < 20 {
             return Err(DropReason::BadTransportHeader);
         }
-        self.skip(header_length, DropReason::BadTransportHeader)?;
+        // A first fragment may end inside the options; then it is cut, not wrong.
+        let is_whole = group.extra.fragment == Fragment::None;
+        self.skip(
+            header_length,
+            if is_whole { DropReason::BadTransportHeader } else { DropReason::Truncated },
+        )?;
         group.extra.tcp_flags = bytes[13];
         group.flow_id.l4 = Some(L4::Tcp(ports([bytes[0], bytes[1], bytes[2], bytes[3]])));
         Ok(())

@@ -6,38 +6,31 @@
 
 use super::super::source::Class;
 use super::bytes::{put, read, write};
-use super::{
-    Change, Cover, Edit, Extent, IpChange, L4Change, L4Checksum, L4Fields, Network, Piece, PushedClass,
-    TcpKind,
+use super::fields::{
+    FRAGMENT, ICMP_CHECKSUM, ICMPV6, UDP, UDP_CHECKSUM, pseudo_sum, sum_new, walk_extensions,
 };
+use super::{Change, Edit, Extent, IpChange, L4Change, L4Fields, Network, Piece, PushedClass, TcpKind};
 use crate::drop_reason::DropReason;
-use crate::flow::{EncapKind, IpPair};
-use crate::packet::checksum::{
-    crc32c_delta, finish, finish_udp, fold, pseudo_header_v4, pseudo_header_v6, sum, sum_words, update,
-    update_partial,
-};
+use crate::flow::IpPair;
+use crate::packet::checksum::{finish, update, update_partial};
 use crate::packet::{HEADER_WINDOW, Layout, Packet, PartialChecksum, SegmentationKind};
 
-const TCP_CHECKSUM: usize = 16;
-const UDP_CHECKSUM: usize = 6;
-const SCTP_CHECKSUM: usize = 8;
-const ICMP_CHECKSUM: usize = 2;
-const GRE_CHECKSUM_BIT: u8 = 0x80;
-
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
-const NO_NEXT: u8 = 59;
-
 /// What is read from the packet before it changes.
-struct Before {
-    /// Per group, for the groups that are read.
-    classes: [Class; 3],
-    ends: [usize; 3],
-    len: usize,
+pub(super) struct Before {
+    /// Per group, for the groups that are read: DSCP and ECN, and where the IP packet ends.
+    pub(super) classes: [Class; 3],
+    pub(super) ends: [usize; 3],
+    pub(super) len: usize,
     /// Where the partial checksum starts.
-    partial: Option<usize>,
+    pub(super) partial: Option<usize>,
+}
+
+/// How far the new front is written.
+struct Cursor {
+    /// The next header starts here.
+    at: usize,
+    /// The packet of the last IP header ends here.
+    end: usize,
 }
 
 /// Where transport headers of the front are afterwards.
@@ -205,13 +198,14 @@ impl Edit {
         let frame = packet.frame_mut();
         let transport = layout.groups[self.headers_end.group as usize % layout.groups.len()].l4 as usize;
         let partial = before.partial == Some(transport);
-        let mut at = 0;
-        let mut end = len;
+        let mut cursor = Cursor { at: 0, end: len };
         for piece in &self.front {
+            let Cursor { at, end } = cursor;
             match piece {
-                Piece::Plain { len } => at += *len as usize,
+                Piece::Plain { len } => cursor.at += *len as usize,
                 Piece::V4 { sum, class, extent } => {
-                    end = extent.end(before, len);
+                    let end = extent.end(before, len);
+                    cursor.end = end;
                     let total = u16::try_from(end.saturating_sub(at)).map_err(|_| DropReason::TooBig)?;
                     let class = class.read(before)?;
                     if let Some(header) = frame.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<20>()) {
@@ -221,20 +215,21 @@ impl Edit {
                         let value = finish(*sum as u32 + class as u32 + total as u32);
                         [header[10], header[11]] = value.to_be_bytes();
                     }
-                    at += 20;
+                    cursor.at += 20;
                 }
                 Piece::V6 { class, extent } => {
-                    end = extent.end(before, len);
+                    let end = extent.end(before, len);
+                    cursor.end = end;
                     let payload =
                         u16::try_from(end.saturating_sub(at + 40)).map_err(|_| DropReason::TooBig)?;
                     let class = class.read(before)?;
                     write(frame, at, 0x6000 | (class as u16) << 4);
                     write(frame, at + 4, payload);
-                    at += 40;
+                    cursor.at += 40;
                 }
                 Piece::TunnelUdp => {
                     write(frame, at + 4, end.saturating_sub(at) as u16);
-                    at += 8;
+                    cursor.at += 8;
                 }
                 Piece::Udp { addresses } => {
                     let length = end.saturating_sub(at);
@@ -242,17 +237,17 @@ impl Edit {
                     moved.made = Some((at, UDP_CHECKSUM));
                     let pseudo = pseudo_sum(addresses, UDP, length);
                     sum_new(frame, at, end, UDP_CHECKSUM, pseudo, partial);
-                    at += 8;
+                    cursor.at += 8;
                 }
                 Piece::Icmp { addresses } => {
                     moved.made = Some((at, ICMP_CHECKSUM));
                     let length = end.saturating_sub(at);
                     let pseudo = addresses.map_or(0, |pair| pseudo_sum(&pair, ICMPV6, length));
                     sum_new(frame, at, end, ICMP_CHECKSUM, pseudo, partial);
-                    at += 8;
+                    cursor.at += 8;
                 }
                 Piece::Kept(change) => {
-                    at = self.finish_kept(change, frame, layout, before, at, &mut end, moved)?;
+                    self.finish_kept(change, frame, layout, before, &mut cursor, moved)?;
                 }
             }
         }
@@ -295,7 +290,7 @@ impl Edit {
         headers <= HEADER_WINDOW && packet.replace_front(strip, &buffer[..at])
     }
 
-    /// Writes the changes, and the length, of a kept header that was copied to `at`; returns where it ends.
+    /// Writes the changes, and the length, of a kept header that was copied to the cursor, and moves on.
     #[inline(never)]
     fn finish_kept(
         &self,
@@ -303,37 +298,41 @@ impl Edit {
         frame: &mut [u8],
         layout: &Layout,
         before: &Before,
-        at: usize,
-        end: &mut usize,
+        cursor: &mut Cursor,
         moved: &mut Moved,
-    ) -> Result<usize, DropReason> {
+    ) -> Result<(), DropReason> {
+        let at = cursor.at;
         match change {
-            Change::Whole { len, .. } => Ok(at + *len as usize),
+            Change::Whole { len, .. } => cursor.at += *len as usize,
             Change::Ip(change) => {
                 let places = &layout.groups[change.group as usize % layout.groups.len()];
-                let header_len = (places.l4 - places.l3.min(places.l4)) as usize;
-                *end = Extent::Group(change.group).end(before, frame.len());
-                let total = end.saturating_sub(at);
-                let header = frame.get_mut(at..at + header_len).unwrap_or(&mut []);
+                cursor.at += places.l4.saturating_sub(places.l3) as usize;
+                cursor.end = Extent::Group(change.group).end(before, frame.len());
+                let total = cursor.end.saturating_sub(at);
+                let header = frame.get_mut(at..cursor.at).unwrap_or(&mut []);
                 let (offset, length) = match change.addresses {
                     IpPair::V4 { .. } => (2, total),
                     IpPair::V6 { .. } => (4, total.saturating_sub(40)),
                 };
-                write(header, offset, u16::try_from(length).map_err(|_| DropReason::TooBig)?);
+                let length = u16::try_from(length).map_err(|_| DropReason::TooBig)?;
+                if offset == 2 {
+                    let value = update(read(header, 10), read(header, 2) as u32, length as u32);
+                    write(header, 10, value);
+                }
+                write(header, offset, length);
                 change.apply(header, before)?;
-                Ok(at + header_len)
             }
             Change::L4(change) => {
                 let places = &layout.groups[change.group as usize % layout.groups.len()];
-                let header_len = (places.end - places.l4.min(places.end)) as usize;
+                cursor.at += places.end.saturating_sub(places.l4) as usize;
                 moved.kept[change.group as usize % 3] = Some(at);
                 if matches!(change.fields, L4Fields::Encap { kind, .. } if kind.over_udp()) {
-                    write(frame, at + 4, end.saturating_sub(at) as u16);
+                    write(frame, at + 4, cursor.end.saturating_sub(at) as u16);
                 }
                 change.apply(frame, at, before, places.l4 as usize)?;
-                Ok(at + header_len)
             }
         }
+        Ok(())
     }
 
     /// Sums what the checksums of kept tunnel headers cover, as far as it will change.
@@ -410,14 +409,6 @@ impl Edit {
     }
 }
 
-/// The checksum of a transport header made anew, at `at`. Where the old one was partial, so is the new one.
-#[inline(never)]
-fn sum_new(frame: &mut [u8], at: usize, end: usize, offset: usize, pseudo: u32, partial: bool) {
-    let value =
-        if partial { fold(pseudo) } else { finish_udp(pseudo + sum(frame.get(at..end).unwrap_or(&[]))) };
-    write(frame, at + offset, value);
-}
-
 impl Extent {
     /// Where the packet ends in a frame that is `len` bytes long now.
     #[inline(always)]
@@ -438,195 +429,5 @@ impl PushedClass {
     fn read(&self, before: &Before) -> Result<u8, DropReason> {
         let (copied, ecn) = self.source.read(&before.classes)?;
         Ok(self.dscp.unwrap_or(copied) << 2 | ecn)
-    }
-}
-
-impl IpChange {
-    /// Changes the IP header that is `header`, options and extension headers included.
-    #[inline(always)]
-    fn apply(&self, header: &mut [u8], before: &Before) -> Result<(), DropReason> {
-        let merged = match self.merge {
-            Some(source) => Some(source.read(&before.classes)?.1),
-            None => None,
-        };
-        match &self.addresses {
-            IpPair::V4 { src, dst } => {
-                let Some((fixed, options)) = header.split_first_chunk_mut::<20>() else { return Ok(()) };
-                fixed[1] = self.class(fixed[1], merged);
-                if let Some(ttl) = self.ttl {
-                    fixed[8] = ttl.apply(fixed[8]).ok_or(DropReason::TtlExceeded)?;
-                }
-                fixed[9] = self.protocol.unwrap_or(fixed[9]);
-                fixed[12..16].copy_from_slice(&src.octets());
-                fixed[16..20].copy_from_slice(&dst.octets());
-                (fixed[10], fixed[11]) = (0, 0);
-                let options = if options.is_empty() { 0 } else { sum(options) };
-                [fixed[10], fixed[11]] = finish(sum_words(fixed) + options).to_be_bytes();
-            }
-            IpPair::V6 { src, dst } => {
-                if let (Some(protocol), len) = (self.protocol, header.len()) {
-                    let mut last = 6;
-                    walk_extensions(header, 0, len, |_, at| last = at);
-                    put(header, last, &[protocol]);
-                }
-                let Some(fixed) = header.first_chunk_mut::<40>() else { return Ok(()) };
-                let class = self.class(fixed[0] << 4 | fixed[1] >> 4, merged);
-                fixed[0] = 0x60 | class >> 4;
-                fixed[1] = class << 4 | fixed[1] & 0x0f;
-                if let Some(ttl) = self.ttl {
-                    fixed[7] = ttl.apply(fixed[7]).ok_or(DropReason::TtlExceeded)?;
-                }
-                fixed[8..24].copy_from_slice(&src.octets());
-                fixed[24..40].copy_from_slice(&dst.octets());
-            }
-        }
-        Ok(())
-    }
-
-    fn class(&self, old: u8, merged_ecn: Option<u8>) -> u8 {
-        self.dscp.unwrap_or(old >> 2) << 2 | merged_ecn.unwrap_or(old & 3)
-    }
-}
-
-impl L4Change {
-    /// Changes the header at `at`, which was at `old_at` when `before` was read.
-    #[inline(always)]
-    fn apply(&self, frame: &mut [u8], at: usize, before: &Before, old_at: usize) -> Result<(), DropReason> {
-        let partial = before.partial == Some(old_at);
-        match self.fields {
-            L4Fields::Ports(ports) => {
-                if self.checksum == L4Checksum::Sctp {
-                    self.update_crc(frame, at, before, old_at, partial, &ports);
-                }
-                put(frame, at, &ports);
-            }
-            L4Fields::Icmp { kind, code, id } => {
-                put(frame, at, &[kind, code]);
-                if let Some(id) = id {
-                    write(frame, at + 4, id);
-                }
-            }
-            L4Fields::Encap { kind, tenant, carries } => write_tunnel(frame, at, kind, tenant, carries),
-        }
-        let (field, pseudo) = match self.checksum {
-            L4Checksum::Tcp => (at + TCP_CHECKSUM, self.pseudo_delta),
-            L4Checksum::Udp { fill } => {
-                let field = at + UDP_CHECKSUM;
-                if read(frame, field) == 0 && !partial {
-                    if let Some(addresses) = fill {
-                        let length = before.ends[self.group as usize % 3].saturating_sub(old_at);
-                        let pseudo = pseudo_sum(&addresses, UDP, length);
-                        sum_new(frame, at, at + length, UDP_CHECKSUM, pseudo, false);
-                    }
-                    return Ok(());
-                }
-                (field, self.pseudo_delta)
-            }
-            L4Checksum::Icmp => (at + ICMP_CHECKSUM, 0),
-            L4Checksum::Icmpv6 => (at + ICMP_CHECKSUM, self.pseudo_delta),
-            L4Checksum::Sctp | L4Checksum::Covered => return Ok(()),
-        };
-        let value = read(frame, field);
-        let value = if partial {
-            fold(value as u32 + pseudo as u32)
-        } else {
-            // RFC 1624 eq. 3; only TCP keeps the 0 that UDP and ICMP must not have.
-            match !fold(!value as u32 + pseudo as u32 + self.own_delta as u32) {
-                0 if self.checksum != L4Checksum::Tcp => 0xffff,
-                value => value,
-            }
-        };
-        write(frame, field, value);
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn update_crc(
-        &self,
-        frame: &mut [u8],
-        at: usize,
-        before: &Before,
-        old_at: usize,
-        partial: bool,
-        ports: &[u8; 4],
-    ) {
-        let distance = before.ends[self.group as usize % 3].saturating_sub(old_at + 4);
-        let Some(header) = frame.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<12>()) else { return };
-        if !partial && header[..4] != ports[..] {
-            let crc = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-            let crc = crc ^ crc32c_delta(&header[..4], ports, distance);
-            header[SCTP_CHECKSUM..].copy_from_slice(&crc.to_le_bytes());
-        }
-    }
-}
-
-/// Writes a kept tunnel header's tenant and what it carries.
-fn write_tunnel(frame: &mut [u8], at: usize, kind: EncapKind, tenant: u32, carries: u16) {
-    let key = tenant.to_be_bytes();
-    let has_checksum = frame.get(at).is_some_and(|flags| flags & GRE_CHECKSUM_BIT != 0);
-    let key_at = at + if has_checksum { 8 } else { 4 };
-    match kind {
-        EncapKind::Vxlan => put(frame, at + 12, &key[1..]),
-        EncapKind::Geneve => {
-            write(frame, at + 10, carries);
-            put(frame, at + 12, &key[1..]);
-        }
-        EncapKind::Nvgre => put(frame, key_at, &key[1..]),
-        EncapKind::Gre => write(frame, at + 2, carries),
-        EncapKind::GreKeyed => {
-            write(frame, at + 2, carries);
-            put(frame, key_at, &key);
-        }
-        EncapKind::IpInIp => {}
-    }
-}
-
-impl Cover {
-    /// Where the checksum is, if the header at `at` has one.
-    fn field(&self, frame: &[u8], at: usize) -> Option<usize> {
-        if self.kind.over_udp() {
-            (read(frame, at + UDP_CHECKSUM) != 0).then_some(at + UDP_CHECKSUM)
-        } else {
-            frame.get(at).is_some_and(|flags| flags & GRE_CHECKSUM_BIT != 0).then_some(at + 4)
-        }
-    }
-
-    /// The part of the pseudo header that may change.
-    fn pseudo(&self, frame: &[u8], at: usize, addresses: &IpPair) -> u32 {
-        if self.kind.over_udp() { pseudo_sum(addresses, UDP, read(frame, at + 4) as usize) } else { 0 }
-    }
-
-    /// The sum of the header and what it covers up to `end`, without the checksum itself.
-    fn sum(&self, frame: &[u8], at: usize, end: usize) -> u32 {
-        let Some(field) = self.field(frame, at) else { return 0 };
-        let before_field = frame.get(at..field.min(end)).unwrap_or(&[]);
-        let behind_field = frame.get(field + 2..end).unwrap_or(&[]);
-        sum(before_field) + sum(behind_field)
-    }
-}
-
-fn pseudo_sum(addresses: &IpPair, protocol: u8, length: usize) -> u32 {
-    match addresses {
-        IpPair::V4 { src, dst } => pseudo_header_v4(*src, *dst, protocol, length as u32),
-        IpPair::V6 { src, dst } => pseudo_header_v6(*src, *dst, protocol, length as u32),
-    }
-}
-
-/// Calls `visit` with the number and place of each extension header of the IPv6 header at `l3`, up to `l4`.
-fn walk_extensions(bytes: &[u8], l3: usize, l4: usize, mut visit: impl FnMut(u8, usize)) {
-    let mut next = bytes.get(l3 + 6).copied().unwrap_or(NO_NEXT);
-    let mut at = l3 + 40;
-    while at < l4 {
-        let Some(&[following, units]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<2>()) else {
-            return;
-        };
-        visit(next, at);
-        at += match next {
-            FRAGMENT => 8,
-            // RFC 4302 §2.2: in units of four bytes, minus two.
-            AUTHENTICATION => (units as usize + 2) * 4,
-            _ => (units as usize + 1) * 8,
-        };
-        next = following;
     }
 }

@@ -43,6 +43,8 @@ struct Compiler<'a> {
     /// Headers of input and output that the front takes and leaves.
     consumed: usize,
     emitted: usize,
+    /// The first input header behind the last change.
+    last_changed: usize,
     edit: Edit,
     template: Vec<u8>,
     pieces: Vec<Piece>,
@@ -66,6 +68,7 @@ impl<'a> Compiler<'a> {
             front_ops: transposition.structural_ops().max(resizing_ops(transposition, input)),
             consumed: 0,
             emitted: 0,
+            last_changed: 0,
             edit,
             template: Vec::new(),
             pieces: Vec::new(),
@@ -239,7 +242,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn behind(&mut self) {
-        let mut last = self.consumed;
+        self.last_changed = self.consumed;
         let count = self.input.items().len() - self.consumed;
         for step in 0..count {
             let (from, to) = (self.consumed + step, self.emitted + step);
@@ -276,10 +279,10 @@ impl<'a> Compiler<'a> {
             };
             if let Some(change) = change {
                 self.changes.push(change);
-                last = from + 1;
+                self.last_changed = from + 1;
             }
         }
-        self.edit.changed_end = self.place(last);
+        self.edit.changed_end = self.place(self.last_changed);
         self.edit.headers_end = self.place(self.input.items().len());
     }
 
@@ -308,6 +311,7 @@ impl<'a> Compiler<'a> {
         IpChange {
             group,
             addresses,
+            address_delta: delta(old.map_or(0, |(pair, _)| sum_pair(&pair)), sum_pair(&addresses)),
             dscp: modify.dscp,
             ttl: modify.ttl,
             merge,
@@ -382,8 +386,11 @@ impl<'a> Compiler<'a> {
                 self.edit.changed_end.group >= place.group && encap.kind != EncapKind::IpInIp;
             if let (true, (Some(before), Some(after))) = (changes_inside, pairs) {
                 covers.push(Cover { group: place.group, kind: encap.kind, before, after });
+                // Its checksum is a changed field for the tunnels around it.
+                self.last_changed = self.last_changed.max(from as usize + 1);
             }
         }
+        self.edit.changed_end = self.place(self.last_changed);
         self.edit.covers = covers.into();
     }
 

@@ -165,9 +165,13 @@ impl Dice {
 
     /// A transposition that fits `stack`, but for a TTL or an ECN mark that may be in its way.
     pub(super) fn fitting(&mut self, stack: &HeaderStack) -> Transposition {
+        let mut unhindered = *stack;
+        for group in unhindered.groups_mut() {
+            (group.extra.ttl, group.extra.ecn) = (255, 0);
+        }
         loop {
             let transposition = Transposition::new(self.ops(stack));
-            if transposition.apply(&mut stack.clone()) != Err(TransposeError::DoesNotFit) {
+            if transposition.apply(&mut unhindered.clone()) != Err(TransposeError::DoesNotFit) {
                 return transposition;
             }
         }

@@ -2,7 +2,9 @@
 
 extern crate std;
 
+mod bytes;
 mod dice;
+mod frames;
 mod meaning;
 
 /// Cases of one property: `ordinary` times what `LAMINA_CASES` says (default 1).
