@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::decode;
 use super::names::Names;
 use super::scene::Scene;
+use super::why::{dropped_by, missed};
 
 /// The whole trace of `frame`.
 pub fn trace(scene: &Scene, frame: &[u8], trace: &Trace) -> Value {
@@ -35,7 +36,7 @@ fn crossing(scene: &Scene, trace: &Trace) -> Value {
         "parsed": trace.entered.is_some(),
         "layers": layers,
         "change": change(&trace.transposition),
-        "outcome": outcome(&trace.outcome),
+        "outcome": outcome(trace),
         "result": if trace.frame.is_empty() { Value::Null } else { bytes(&trace.frame) },
         "next": trace.next.iter().map(|next| crossing(scene, next)).collect::<Vec<_>>(),
     })
@@ -61,7 +62,18 @@ fn layer(names: &Names<'_>, node: &TraceNode, direction: Direction) -> Value {
                 GroupTraceVerdict::Skipped(failed) => {
                     json!({ "verdict": "skipped", "condition": condition(failed) })
                 }
-                GroupTraceVerdict::NoMatch => json!({ "verdict": "no-match" }),
+                GroupTraceVerdict::NoMatch => {
+                    const SHOWN: usize = 10;
+                    let (missed, more) = match names.policy {
+                        Some(policy) => missed(policy, node, &group.group, direction, SHOWN),
+                        None => (Vec::new(), 0),
+                    };
+                    let missed: Vec<Value> = missed
+                        .iter()
+                        .map(|miss| json!({ "rule": miss.rule, "condition": condition(miss.condition) }))
+                        .collect();
+                    json!({ "verdict": "no-match", "missed": missed, "more-rules": more })
+                }
                 GroupTraceVerdict::Selected { rule, conditions, terminating } => json!({
                     "verdict": "selected",
                     "rule": &**rule,
@@ -96,8 +108,8 @@ fn decision(decision: &TraceDecision) -> Value {
     }
 }
 
-fn outcome(outcome: &TraceOutcome) -> Value {
-    match outcome {
+fn outcome(trace: &Trace) -> Value {
+    match &trace.outcome {
         TraceOutcome::Deliver => json!({ "kind": "deliver" }),
         TraceOutcome::Ports(ports) => {
             json!({ "kind": "ports", "ports": ports.iter().map(|port| &**port).collect::<Vec<_>>() })
@@ -111,7 +123,11 @@ fn outcome(outcome: &TraceOutcome) -> Value {
         }
         TraceOutcome::Reply(Reply::Echo) => json!({ "kind": "reply", "reply": "echo" }),
         TraceOutcome::Drop(reason) => {
-            json!({ "kind": "drop", "reason": reason.name(), "explanation": reason.explanation() })
+            let by = dropped_by(trace).map(|place| {
+                let (group, rule) = place.rule.unzip();
+                json!({ "layer": place.layer, "owner": place.owner, "group": group, "rule": rule })
+            });
+            json!({ "kind": "drop", "reason": reason.name(), "explanation": reason.explanation(), "by": by })
         }
     }
 }

@@ -12,6 +12,7 @@ mod names;
 mod packet;
 mod render;
 mod scene;
+mod why;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use lamina_core::simulate::{CacheState, GroupTraceVerdict, Trace, TraceDecision,
 use super::decode;
 use super::names::Names;
 use super::scene::{Scene, Sent};
+use super::why::{self, Place};
 
 /// What became of a packet that was sent for real, in one line.
 pub fn sent(frame: &[u8], sent: &Sent) -> String {
@@ -55,11 +56,16 @@ impl Page {
     }
 
     fn branch(&mut self, is_last: bool, text: impl AsRef<str>) {
-        let _ = writeln!(self.text, "{}{} {}", self.prefix, if is_last { "└─" } else { "├─" }, text.as_ref());
+        let mut lines = text.as_ref().lines();
+        let first = lines.next().unwrap_or_default();
+        let _ = writeln!(self.text, "{}{} {first}", self.prefix, if is_last { "└─" } else { "├─" });
+        self.below(is_last, |page| lines.for_each(|line| page.line(line)));
     }
 
     fn crossing(&mut self, scene: &Scene, frame: &[u8], trace: &Trace) {
+        let names = Names { policy: scene.policy_of(&trace.port), ids: &scene.ids };
         let way = match trace.direction {
+            _ if names.policy.is_none() => "from the network by",
             Direction::Inbound => "inbound to",
             Direction::Outbound => "outbound from",
         };
@@ -70,13 +76,12 @@ impl Page {
         if let Some(cache) = cache(trace.cache) {
             self.line(format!("│  {cache}"));
         }
-        let names = Names { policy: scene.policy_of(&trace.port), ids: &scene.ids };
         for node in &trace.layers {
             self.branch(false, format!("layer {} ({})", node.layer, node.owner));
             self.below(false, |page| page.layer(&names, node, trace.direction));
         }
         let follows = !trace.next.is_empty();
-        self.branch(true, outcome(&trace.outcome));
+        self.branch(true, outcome(trace));
         self.below(true, |page| {
             let changed = !trace.frame.is_empty() && trace.frame != frame;
             if changed && !follows {
@@ -104,7 +109,7 @@ impl Page {
             self.branch(false, format!("layer {} ({})", node.layer, node.owner));
             self.below(false, |page| page.layer(&names, node, trace.direction));
         }
-        self.branch(true, outcome(&trace.outcome));
+        self.branch(true, outcome(trace));
         self.below(true, |page| {
             for line in decode::lines(&trace.frame).iter().filter(|_| !trace.frame.is_empty()) {
                 page.line(line);
@@ -123,7 +128,8 @@ impl Page {
                     self.branch(false, format!("group {}: skipped, {why}", group.group));
                 }
                 GroupTraceVerdict::NoMatch => {
-                    self.branch(false, format!("group {}: no rule matches", group.group))
+                    self.branch(false, format!("group {}: no rule matches", group.group));
+                    self.below(false, |page| page.missed(names, node, &group.group, direction));
                 }
                 GroupTraceVerdict::Selected { rule, conditions, terminating } => {
                     let wins = if *terminating { ", terminating" } else { "" };
@@ -143,8 +149,24 @@ impl Page {
     }
 }
 
+impl Page {
+    /// Why the first few rules of a group did not match.
+    fn missed(&mut self, names: &Names<'_>, node: &TraceNode, group: &str, direction: Direction) {
+        const SHOWN: usize = 3;
+        let Some(policy) = names.policy else { return };
+        let (missed, more) = why::missed(policy, node, group, direction, SHOWN);
+        for miss in missed {
+            let why = fails(names, miss.condition, &node.headers, direction);
+            self.line(format!("   not {}: {why}", miss.rule));
+        }
+        if more > 0 {
+            self.line(format!("   nor {more} more"));
+        }
+    }
+}
+
 /// What the caches would answer, where that is worth a line.
-pub fn cache(state: CacheState) -> Option<&'static str> {
+fn cache(state: CacheState) -> Option<&'static str> {
     match state {
         CacheState::Miss => None,
         CacheState::Hit => Some("a cached flow answers this packet; the walk below is what made it"),
@@ -156,12 +178,7 @@ pub fn cache(state: CacheState) -> Option<&'static str> {
 }
 
 /// `l4.dst is 80: 80 or 8000-8999`.
-pub fn holds(
-    names: &Names<'_>,
-    condition: &Condition,
-    headers: &HeaderStack,
-    direction: Direction,
-) -> String {
+fn holds(names: &Names<'_>, condition: &Condition, headers: &HeaderStack, direction: Direction) -> String {
     let (field, wanted) = (names.field(condition.field), names.values(condition));
     match names.read(condition.field, headers, direction) {
         Some(value) if value == wanted => format!("{field} is {value}"),
@@ -171,12 +188,7 @@ pub fn holds(
 }
 
 /// `ip.proto is udp, not tcp`.
-pub fn fails(
-    names: &Names<'_>,
-    condition: &Condition,
-    headers: &HeaderStack,
-    direction: Direction,
-) -> String {
+fn fails(names: &Names<'_>, condition: &Condition, headers: &HeaderStack, direction: Direction) -> String {
     use lamina_core::flow::Field;
     let (field, wanted) = (names.field(condition.field), names.values(condition));
     match names.read(condition.field, headers, direction) {
@@ -207,8 +219,8 @@ fn decision(decision: &TraceDecision) -> String {
 }
 
 /// What becomes of the packet, in words.
-pub fn outcome(outcome: &TraceOutcome) -> String {
-    match outcome {
+fn outcome(trace: &Trace) -> String {
+    match &trace.outcome {
         TraceOutcome::Deliver => "delivered to the NIC".into(),
         TraceOutcome::Ports(ports) => {
             let names: Vec<&str> = ports.iter().map(|port| &**port).collect();
@@ -223,6 +235,15 @@ pub fn outcome(outcome: &TraceOutcome) -> String {
             format!("answered: neighbour advertisement, at {mac}")
         }
         TraceOutcome::Reply(Reply::Echo) => "answered: echo reply".into(),
-        TraceOutcome::Drop(reason) => format!("DROPPED, {}: {}", reason.name(), reason.explanation()),
+        TraceOutcome::Drop(reason) => {
+            let by = match why::dropped_by(trace) {
+                None => String::new(),
+                Some(Place { layer, owner, rule: Some((group, rule)) }) => {
+                    format!(" by layer {layer} ({owner}), group {group}, rule {rule}")
+                }
+                Some(Place { layer, owner, rule: None }) => format!(" by layer {layer} ({owner}), no rule"),
+            };
+            format!("DROPPED{by}\n{}", format_args!("{}: {}", reason.name(), reason.explanation()))
+        }
     }
 }
