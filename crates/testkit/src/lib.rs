@@ -5,7 +5,7 @@
 //! - [`builder`] writes packets on top of it.
 //! - [`fuzz`] holds the bodies of the fuzz targets, as plain functions that ordinary tests replay.
 //! - [`oracle`] is the slow switch: it walks every layer for every packet and caches nothing.
-//! - [`strategy`] makes random policies, packets and policy changes for comparing the two.
+//! - [`strategy`] makes random policies, packets and policy changes, and [`compare`] runs them through both.
 //!
 //! Nothing here may call the core's parser, transpositions, edits, classifiers or checksums: what shares code
 //! shares its mistakes. The core's plain data (policies, fields, resources) is read, and its types for
@@ -14,5 +14,8 @@
 #![warn(missing_docs)]
 
 pub mod builder;
+pub mod compare;
 pub mod fuzz;
+pub mod oracle;
+pub mod strategy;
 pub mod wire;

@@ -44,6 +44,14 @@ impl Fabric {
         for host in &topology.hosts {
             fabric.populate(host).with_context(|| format!("the host {} could not be built", host.name))?;
         }
+        for link in &topology.links {
+            for (host, _) in &link.attachments {
+                within(fabric.existing(host)?, |session| async move { session.settle(&link.name).await })?;
+            }
+        }
+        for ns in fabric.vms.values() {
+            within(ns, |session| async move { session.settle(GUEST_INTERFACE).await })?;
+        }
         Ok(fabric)
     }
 

@@ -314,7 +314,12 @@ impl Edit {
                     IpPair::V4 { .. } => (2, total),
                     IpPair::V6 { .. } => (4, total.saturating_sub(40)),
                 };
-                write(header, offset, u16::try_from(length).map_err(|_| DropReason::TooBig)?);
+                let length = u16::try_from(length).map_err(|_| DropReason::TooBig)?;
+                if offset == 2 {
+                    let value = update(read(header, 10), read(header, 2) as u32, length as u32);
+                    write(header, 10, value);
+                }
+                write(header, offset, length);
                 change.apply(header, before)?;
             }
             Change::L4(change) => {

@@ -311,6 +311,7 @@ impl<'a> Compiler<'a> {
         IpChange {
             group,
             addresses,
+            address_delta: delta(old.map_or(0, |(pair, _)| sum_pair(&pair)), sum_pair(&addresses)),
             dscp: modify.dscp,
             ttl: modify.ttl,
             merge,

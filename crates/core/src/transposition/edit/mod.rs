@@ -10,7 +10,7 @@
 //!
 //! | field | is |
 //! | --- | --- |
-//! | IPv4 header checksum | summed anew (20 bytes; options too) |
+//! | IPv4 header checksum | moved by a constant and by what the packet's own fields moved |
 //! | TCP, UDP, ICMP, ICMPv6 checksum | moved by a constant; a partial one by the pseudo header's part alone |
 //! | UDP checksum 0 | stays 0; computed in full where IPv4 becomes IPv6, which does not allow it |
 //! | SCTP CRC32c | moved by the linear difference of the ports |
@@ -163,6 +163,8 @@ enum Change {
 struct IpChange {
     group: u8,
     addresses: IpPair,
+    /// `~old + new` of the addresses.
+    address_delta: u16,
     dscp: Option<u8>,
     ttl: Option<Ttl>,
     /// Where popped headers hand their ECN to this one.
