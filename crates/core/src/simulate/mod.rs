@@ -14,8 +14,8 @@ use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
 use crate::packet::{Packet, Parsed, parse, parse_opaque};
-use crate::port::{Egress, Entry, Lookup, Planned, Port};
-use crate::switch::{PortId, Switch};
+use crate::port::{Egress, Entry, LayerPair, Lookup, Planned, Port};
+use crate::switch::{PortId, Switch, header_len, is_too_big, max_frame};
 use crate::time::Instant;
 use crate::transposition::{Edit, Transposition};
 
@@ -276,8 +276,7 @@ impl Switch {
                 };
                 let left = egress.map_err(|failure| failure.reason).and_then(|egress| {
                     edit(&trace.transposition, parsed, &mut packet)?;
-                    let is_reply = range != (0, program.layers.len());
-                    if !is_reply && is_too_big(egress, &packet, header_len(parsed, entered, packet.len())) {
+                    if is_too_big(egress, &packet, header_len(parsed, entered, packet.len())) {
                         return Err(DropReason::TooBig);
                     }
                     trace.frame = packet.frame().to_vec();
