@@ -87,7 +87,7 @@ fn format(repository: &Repository, _: &mut Totals) -> StepResult {
 
 fn clippy(repository: &Repository, _: &mut Totals) -> StepResult {
     let denied = ["-D", "warnings", "-D", "clippy::undocumented_unsafe_blocks"];
-    let mut arguments = vec!["clippy", "--quiet", "--workspace", "--all-targets", "--"];
+    let mut arguments = vec!["clippy", "--quiet", "--keep-going", "--workspace", "--all-targets", "--"];
     arguments.extend(denied);
     run_cargo(repository, &arguments)
 }
