@@ -97,8 +97,7 @@ pub(super) fn describe(tree: Option<&Tree>, rules: usize) -> Description {
     let part = |part: &Part| match tree.entries.fields.get(part.field as usize) {
         Some(index) if part.field != LIST => {
             // Where values are their own ranks, it is the part that searches, if its intervals are far apart.
-            let kind =
-                if index.kind() == Kind::Hash && !part.direct { Kind::IntervalTree } else { index.kind() };
+            let kind = if index.is_small() && !part.direct { Kind::IntervalTree } else { index.kind() };
             PartDescription { kind, field: Some(index.field), entries: part.entries as usize }
         }
         _ => list(part.entries as usize),
