@@ -1,1 +1,31 @@
-//! Placeholder header, replaced by the crate's first module.
+//! Where packets come from and go to.
+//!
+//! A [`Backend`] receives and sends batches of [`lamina_core::packet::Packet`] and knows nothing of policy. This is
+//! the only crate of the workspace with `unsafe`: system calls and memory that somebody else also writes. It must
+//! never decide what becomes of a packet, and never block: a worker that drives many backends sleeps once, for all
+//! of them.
+//!
+//! | module | packets come from |
+//! | --- | --- |
+//! | [`af_packet`] | a network device: containers, uplinks |
+//! | [`tap`] | a virtual device: the host itself, QEMU |
+//! | [`memory`] | another end in the same process: tests, benches |
+//! | [`pcap`] | a capture file; they can be recorded to one |
+//! | [`fault`] | another backend, less reliably |
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+pub mod af_packet;
+mod backend;
+pub mod fault;
+mod finish;
+mod interface;
+pub mod memory;
+pub mod namespace;
+pub mod pcap;
+mod pool;
+pub mod tap;
+mod vnet;
+
+pub use backend::{Backend, BackendDrop, Capabilities, Statistics, Traffic, Transmitted};
+pub use pool::PacketPool;

@@ -3,8 +3,8 @@
 use super::{ActionInput, Effect};
 use crate::transposition::Transposition;
 
-/// A user-defined transposition. A packet whose headers it does not fit is dropped with `cannot-transpose`, one whose
-/// time to live it would bring to 0 with `ttl-exceeded`.
+/// A user-defined transposition. A packet whose headers it does not fit is dropped with `cannot-transpose`, one
+/// whose time to live would reach 0 with `ttl-exceeded`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transpose {
     /// The header operations, outermost first.

@@ -6,8 +6,9 @@
 //! IPv6 in order. A condition's range is then exactly a range of ranks, and from here on addresses, ports, MACs
 //! and metadata are all the same: 32-bit numbers, compared without knowing their width or family.
 //!
-//! The structure that finds a rank is chosen per family by what the conditions look like: few starts are counted
-//! through (interval tree of one block), single values are hashed, prefixes get a trie, ranges an interval tree.
+//! The structure that finds a rank is chosen per family by what the conditions look like: numbers of 16 bits are
+//! ranks as they are, few starts are counted through (interval tree of one block), single values are hashed,
+//! prefixes get a trie, ranges an interval tree.
 //!
 //! It must be exact: `ranks(range)` holds the rank of a value if and only if the range holds the value.
 
@@ -43,14 +44,23 @@ struct FamilyIndex {
     search: Search,
 }
 
+/// From here on numbers that are their own ranks are alike.
+const SMALL: u128 = 1 << 16;
+
+/// Finds ranks within a family, in the narrowest keys that hold its starts.
 #[derive(Clone, Debug)]
 enum Search {
-    NarrowHash(Hash<u64>),
-    WideHash(Hash<u128>),
-    NarrowTrie(Trie<u64>),
-    WideTrie(Trie<u128>),
-    NarrowTree(IntervalTree<u64>),
-    WideTree(IntervalTree<u128>),
+    Small,
+    Bits32(Structure<u32>),
+    Bits64(Structure<u64>),
+    Bits128(Structure<u128>),
+}
+
+#[derive(Clone, Debug)]
+enum Structure<K> {
+    Hash(Hash<K>),
+    Trie(Trie<K>),
+    IntervalTree(IntervalTree<K>),
 }
 
 impl FieldIndex {
@@ -92,12 +102,12 @@ impl FieldIndex {
     /// The kind that most of its starts are found by.
     pub(super) fn kind(&self) -> Kind {
         let largest = self.families.iter().flatten().max_by_key(|family| family.starts);
-        match largest.map(|family| &family.search) {
-            None => Kind::List,
-            Some(Search::NarrowHash(_) | Search::WideHash(_)) => Kind::Hash,
-            Some(Search::NarrowTrie(_) | Search::WideTrie(_)) => Kind::Trie,
-            Some(Search::NarrowTree(_) | Search::WideTree(_)) => Kind::IntervalTree,
-        }
+        largest.map_or(Kind::List, |family| match &family.search {
+            Search::Small => Kind::Hash,
+            Search::Bits32(structure) => structure.kind(),
+            Search::Bits64(structure) => structure.kind(),
+            Search::Bits128(structure) => structure.kind(),
+        })
     }
 
     /// Bytes of memory behind it, about.
@@ -106,12 +116,10 @@ impl FieldIndex {
             .iter()
             .flatten()
             .map(|family| match &family.search {
-                Search::NarrowHash(hash) => hash.bytes(),
-                Search::WideHash(hash) => hash.bytes(),
-                Search::NarrowTrie(trie) => trie.bytes(),
-                Search::WideTrie(trie) => trie.bytes(),
-                Search::NarrowTree(tree) => tree.bytes(),
-                Search::WideTree(tree) => tree.bytes(),
+                Search::Small => 0,
+                Search::Bits32(structure) => structure.bytes(),
+                Search::Bits64(structure) => structure.bytes(),
+                Search::Bits128(structure) => structure.bytes(),
             })
             .sum()
     }
@@ -131,55 +139,81 @@ fn within(range: &ValueRange, family: Family) -> Option<(u128, u128)> {
 impl Search {
     /// The search that suits `spans`, and how many ranks above its first it gives.
     fn new(spans: &[(u128, u128)]) -> (Search, usize) {
-        let mut starts: Vec<u128> = Vec::with_capacity(spans.len() * 2);
-        let singles = spans.iter().all(|(low, high)| low == high);
-        for (low, high) in spans {
-            starts.push(*low);
-            starts.extend(high.checked_add(1).filter(|_| !singles));
+        let highest = spans.iter().map(|(low, high)| high.checked_add(1).unwrap_or(*low)).max();
+        if highest.is_none_or(|highest| highest <= SMALL) {
+            return (Search::Small, SMALL as usize);
         }
-        starts.sort_unstable();
-        starts.dedup();
-        if singles && starts.len() > FEW {
-            let values = starts.len();
-            return match narrow(&starts) {
-                Some(narrow) => (Search::NarrowHash(Hash::new(&narrow)), values),
-                None => (Search::WideHash(Hash::new(&starts)), values),
-            };
-        }
-        if singles {
-            // Counted through, so each value needs an end as well.
-            let ends: Vec<u128> = starts.iter().filter_map(|start| start.checked_add(1)).collect();
-            starts.extend(ends);
-            starts.sort_unstable();
-            starts.dedup();
-        }
-        let prefixes = spans.iter().all(|(low, high)| is_prefix(*low, *high));
-        let count = starts.len();
-        let search = match (narrow(&starts), prefixes && count > FEW) {
-            (Some(narrow), true) => Search::NarrowTrie(Trie::new(&narrow)),
-            (Some(narrow), false) => Search::NarrowTree(IntervalTree::new(&narrow)),
-            (None, true) => Search::WideTrie(Trie::new(&starts)),
-            (None, false) => Search::WideTree(IntervalTree::new(&starts)),
+        let mut values: Vec<u128> = spans.iter().map(|(low, _)| *low).collect();
+        values.sort_unstable();
+        values.dedup();
+        let kind = if spans.iter().all(|(low, high)| low == high) && values.len() > FEW {
+            Kind::Hash
+        } else {
+            values.extend(spans.iter().filter_map(|(_, high)| high.checked_add(1)));
+            values.sort_unstable();
+            values.dedup();
+            let prefixes = spans.iter().all(|(low, high)| is_prefix(*low, *high));
+            if prefixes && values.len() > FEW { Kind::Trie } else { Kind::IntervalTree }
         };
-        (search, count)
+        let search = if let Some(values) = narrowed(&values) {
+            Search::Bits32(Structure::new(kind, values))
+        } else if let Some(values) = narrowed(&values) {
+            Search::Bits64(Structure::new(kind, values))
+        } else {
+            Search::Bits128(Structure::new(kind, values.clone()))
+        };
+        (search, values.len())
     }
 
     #[inline]
     fn rank(&self, bits: u128) -> u32 {
         match self {
-            Search::NarrowHash(hash) => u64::exact(bits).map_or(0, |key| hash.rank(key)),
-            Search::WideHash(hash) => hash.rank(bits),
-            Search::NarrowTrie(trie) => trie.rank(u64::clamped(bits)),
-            Search::WideTrie(trie) => trie.rank(bits),
-            Search::NarrowTree(tree) => tree.rank(u64::clamped(bits)),
-            Search::WideTree(tree) => tree.rank(bits),
+            Search::Small => bits.min(SMALL) as u32,
+            Search::Bits32(structure) => structure.rank(bits),
+            Search::Bits64(structure) => structure.rank(bits),
+            Search::Bits128(structure) => structure.rank(bits),
         }
     }
 }
 
-/// The `starts` in 64 bits, when all fit.
-fn narrow(starts: &[u128]) -> Option<Vec<u64>> {
-    starts.iter().map(|start| u64::exact(*start)).collect()
+/// The `values` in a narrower width, when all fit.
+fn narrowed<K: Key>(values: &[u128]) -> Option<Vec<K>> {
+    values.iter().map(|value| K::exact(*value)).collect()
+}
+
+impl<K: Key> Structure<K> {
+    fn new(kind: Kind, values: Vec<K>) -> Self {
+        match kind {
+            Kind::Hash => Structure::Hash(Hash::new(&values)),
+            Kind::Trie => Structure::Trie(Trie::new(&values)),
+            Kind::List | Kind::IntervalTree => Structure::IntervalTree(IntervalTree::new(&values)),
+        }
+    }
+
+    #[inline]
+    fn rank(&self, bits: u128) -> u32 {
+        match self {
+            Structure::Hash(hash) => K::exact(bits).map_or(0, |key| hash.rank(key)),
+            Structure::Trie(trie) => trie.rank(K::clamped(bits)),
+            Structure::IntervalTree(tree) => tree.rank(K::clamped(bits)),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Structure::Hash(_) => Kind::Hash,
+            Structure::Trie(_) => Kind::Trie,
+            Structure::IntervalTree(_) => Kind::IntervalTree,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Structure::Hash(hash) => hash.bytes(),
+            Structure::Trie(trie) => trie.bytes(),
+            Structure::IntervalTree(tree) => tree.bytes(),
+        }
+    }
 }
 
 /// True for an aligned block of a power of two.
@@ -196,8 +230,14 @@ mod tests {
     const FIELD: Field = Field::Metadata(0);
 
     fn value() -> impl Strategy<Value = Value> {
-        let bits =
-            prop_oneof![0u128..60, Just(u128::MAX), Just(u64::MAX as u128), Just(1u128 << 64), any::<u128>()];
+        let bits = prop_oneof![
+            0u128..60,
+            Just(u128::MAX),
+            Just(u64::MAX as u128),
+            Just(1u128 << 64),
+            (u32::MAX as u128 - 2)..(1 << 32) + 2,
+            any::<u128>()
+        ];
         (0usize..3, bits).prop_map(|(family, bits)| Value { family: FAMILIES[family], bits })
     }
 
@@ -249,13 +289,15 @@ mod tests {
 
     #[test]
     fn the_kind_follows_the_values() {
-        let singles: Vec<(u128, u128)> = (0..100).map(|n| (n * 7, n * 7)).collect();
-        let prefixes: Vec<(u128, u128)> = (0..100).map(|n| (n << 8, n << 8 | 0xff)).collect();
-        let ranges: Vec<(u128, u128)> = (0..100).map(|n| (n * 7, n * 9 + 3)).collect();
+        let singles: Vec<(u128, u128)> = (0..100).map(|n| (n << 20, n << 20)).collect();
+        let prefixes: Vec<(u128, u128)> = (0..100).map(|n| (n << 20, n << 20 | 0xff)).collect();
+        let ranges: Vec<(u128, u128)> = (0..100).map(|n| (n << 20, (n << 21) + 3)).collect();
+        let small: Vec<(u128, u128)> = (0..100).map(|n| (n * 3, n * 5)).collect();
         assert_eq!(kind(&singles), Kind::Hash);
         assert_eq!(kind(&prefixes), Kind::Trie);
         assert_eq!(kind(&ranges), Kind::IntervalTree);
         assert_eq!(kind(&singles[..4]), Kind::IntervalTree);
+        assert_eq!(kind(&small), Kind::Hash);
         assert_eq!(kind(&[]), Kind::List);
     }
 }

@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use super::key::Key;
+use super::key::{Key, count_through};
 
 /// Keys per block.
 const FAN: usize = 16;
@@ -18,47 +18,59 @@ const FAN: usize = 16;
 /// Sorted starts and the levels above them.
 #[derive(Clone, Debug)]
 pub(super) struct IntervalTree<K> {
-    /// All levels in one row, the smallest first, the starts themselves last.
-    keys: Vec<K>,
-    /// Offset of each level in `keys`, the same way.
-    levels: Vec<u32>,
+    /// The starts and, behind them, each level above, every row filled up with the largest key,
+    /// at least one.
+    blocks: Vec<[K; FAN]>,
+    /// First block of each row but the starts', the smallest row first.
+    above: Vec<u32>,
+    starts: u32,
 }
 
 impl<K: Key> IntervalTree<K> {
     /// A tree of `starts`, sorted and without duplicates.
     pub(super) fn new(starts: &[K]) -> Self {
-        let mut rows: Vec<Vec<K>> = alloc::vec![starts.to_vec()];
-        while let Some(row) = rows.last().filter(|row| row.len() > FAN) {
-            let above: Vec<K> = row.iter().skip(FAN - 1).step_by(FAN).copied().collect();
-            rows.push(above);
+        let mut tree = IntervalTree { blocks: Vec::new(), above: Vec::new(), starts: starts.len() as u32 };
+        let mut row = starts.to_vec();
+        loop {
+            tree.above.insert(0, tree.blocks.len() as u32);
+            for at in (0..=row.len()).step_by(FAN) {
+                let block = &row[at..(at + FAN).min(row.len())];
+                let mut filled = [K::MAX; FAN];
+                filled[..block.len()].copy_from_slice(block);
+                tree.blocks.push(filled);
+            }
+            if row.len() <= FAN {
+                break;
+            }
+            row = row.iter().skip(FAN - 1).step_by(FAN).copied().collect();
         }
-        let mut keys = Vec::new();
-        let mut levels = Vec::new();
-        for row in rows.iter().rev() {
-            levels.push(keys.len() as u32);
-            keys.extend_from_slice(row);
-        }
-        IntervalTree { keys, levels }
+        tree.above.pop();
+        tree
     }
 
     /// How many starts are not above `key`.
+    #[inline]
     pub(super) fn rank(&self, key: K) -> u32 {
-        // If c keys of a level are not above `key`, then the same holds for the first c * FAN keys of the level
-        // below, and its key (c + 1) * FAN - 1, where it exists, is above: the count ends in block c.
-        let mut count = 0;
-        for (depth, start) in self.levels.iter().enumerate() {
-            let end = self.levels.get(depth + 1).map_or(self.keys.len(), |next| *next as usize);
-            let row = &self.keys[*start as usize..end];
-            let block = count * FAN;
-            let block_end = (block + FAN).min(row.len());
-            count = block + row[block..block_end].iter().filter(|start| **start <= key).count();
+        // If c keys of a row are not above `key`, then the same holds for the first c * FAN keys of the row below,
+        // and its key (c + 1) * FAN - 1, where it exists, is above: the count ends in block c, which exists since a
+        // row of full blocks is followed by one of fillers. Fillers are only counted for the largest key, and what
+        // that leads to only adds to a count that is cut to the number of starts.
+        let mut block = 0;
+        for first in &self.above {
+            block = block * FAN + self.count(*first as usize + block, key);
         }
-        count as u32
+        ((block * FAN + self.count(block, key)) as u32).min(self.starts)
+    }
+
+    /// How many keys of block `number` are not above `key`; none where there is no such block.
+    #[inline]
+    fn count(&self, number: usize, key: K) -> usize {
+        self.blocks.get(number).map_or(0, |block| count_through(block, key) as usize)
     }
 
     /// Bytes of memory behind it.
     pub(super) fn bytes(&self) -> usize {
-        self.keys.len() * size_of::<K>() + self.levels.len() * size_of::<u32>()
+        self.blocks.len() * size_of::<[K; FAN]>() + self.above.len() * size_of::<u32>()
     }
 }
 

@@ -1,11 +1,13 @@
-//! Numbers that the field indexes search: 64 bits wide where every value fits, which is the case for all fields
-//! but IPv6 addresses, and 128 otherwise.
+//! Numbers that the field indexes search: 32 bits wide where every value fits (ports, IPv4 addresses), else 64 (MAC
+//! addresses) or 128 (IPv6 addresses).
 //!
 //! It must not narrow a number silently: [`Key::clamped`] is for searches, where anything above the largest key
 //! sorts after it, [`Key::exact`] is for equality.
 
 /// A number of one width.
 pub(super) trait Key: Copy + Ord + core::hash::Hash + core::fmt::Debug {
+    /// The largest key.
+    const MAX: Self;
     /// `bits`, or the largest key when it does not fit.
     fn clamped(bits: u128) -> Self;
     /// `bits` when it fits.
@@ -18,13 +20,23 @@ pub(super) trait Key: Copy + Ord + core::hash::Hash + core::fmt::Debug {
     fn slot(self, low: Self, shift: u32) -> usize;
 }
 
+/// How many of `keys` are not above `key`. All are looked at, in any order and without a branch.
+#[inline]
+pub(super) fn count_through<K: Key>(keys: &[K], key: K) -> u32 {
+    keys.iter().map(|other| u32::from(*other <= key)).sum()
+}
+
 macro_rules! keys {
     ($($number:ty),+) => { $(
         impl Key for $number {
+            const MAX: Self = Self::MAX;
+
+            #[inline]
             fn clamped(bits: u128) -> Self {
                 bits.try_into().unwrap_or(Self::MAX)
             }
 
+            #[inline]
             fn exact(bits: u128) -> Option<Self> {
                 bits.try_into().ok()
             }
@@ -38,6 +50,7 @@ macro_rules! keys {
                 (self & !host, self | host)
             }
 
+            #[inline]
             fn slot(self, low: Self, shift: u32) -> usize {
                 (self.wrapping_sub(low).checked_shr(shift).unwrap_or(0)) as usize
             }
@@ -45,7 +58,7 @@ macro_rules! keys {
     )+ };
 }
 
-keys!(u64, u128);
+keys!(u32, u64, u128);
 
 #[cfg(test)]
 mod tests {
@@ -54,6 +67,7 @@ mod tests {
     #[test]
     fn narrow_keys_sort_wide_numbers_last_and_never_equal_them() {
         assert_eq!(u64::clamped(u128::MAX), u64::MAX);
+        assert_eq!(u32::clamped(1 << 32), u32::MAX);
         assert_eq!(u64::exact(1 << 64), None);
         assert_eq!(u64::exact(7), Some(7));
     }

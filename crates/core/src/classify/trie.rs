@@ -4,17 +4,19 @@
 //! bits lead the way. A node covers the smallest aligned block of numbers that holds all its starts, so common
 //! leading bits are skipped (path compression). It cuts its block into as many equal slots as it has starts,
 //! rounded down to a power of two, and indexes them with the next bits in one step (level compression). A slot
-//! with up to eight starts is counted through; one with more becomes a node of its own. Evenly spread starts
-//! need one step whatever their number; a full routing table two or three; and a slot always has fewer bits left
-//! than its node, so the depth is bounded by the width of the key.
+//! with more than eight starts becomes a node of its own. Of any other slot only the number of starts below it is
+//! stored: a value's rank is that number plus how many of the next eight starts are not above the value, since
+//! those beyond the slot are above anyway. Counting always eight needs no branch. Evenly spread starts need one step
+//! whatever their number; a full routing table two or three; and a slot always has fewer bits left than its node, so
+//! the depth is bounded by the width of the key.
 //!
 //! It must never be asked to change: it is built once from sorted keys.
 
 use alloc::vec::Vec;
 
-use super::key::Key;
+use super::key::{Key, count_through};
 
-/// A slot with up to so many starts is counted through.
+/// A slot with more starts is a node.
 const BUCKET: usize = 8;
 /// Index bits of the largest node.
 const STRIDE_LIMIT: u32 = 20;
@@ -24,9 +26,11 @@ const NODE: u32 = 1 << 31;
 /// Sorted starts and the nodes that lead to them.
 #[derive(Clone, Debug)]
 pub(super) struct Trie<K> {
+    /// Followed by a bucket of the largest key.
     starts: Vec<K>,
     nodes: Vec<Node<K>>,
-    slots: Vec<Slot>,
+    /// How many starts are below the slot, or [`NODE`] and the number of a node.
+    slots: Vec<u32>,
 }
 
 /// A block of numbers cut into equal slots.
@@ -43,15 +47,6 @@ struct Node<K> {
     through: u32,
 }
 
-/// One slot.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    /// Starts below the slot's own.
-    below: u32,
-    /// How many starts it has, or [`NODE`] and the number of a node.
-    content: u32,
-}
-
 impl<K: Key> Trie<K> {
     /// A trie of `starts`, sorted and without duplicates.
     pub(super) fn new(starts: &[K]) -> Self {
@@ -59,6 +54,7 @@ impl<K: Key> Trie<K> {
         if !starts.is_empty() {
             trie.add_node(0, starts.len());
         }
+        trie.starts.extend([K::MAX; BUCKET]);
         trie
     }
 
@@ -78,21 +74,22 @@ impl<K: Key> Trie<K> {
             below: from as u32,
             through: to as u32,
         });
-        self.slots.resize(slots + (1 << stride), Slot { below: 0, content: 0 });
+        self.slots.resize(slots + (1 << stride), 0);
         let mut next = from;
         for index in 0..1usize << stride {
             let below = next;
             while next < to && self.starts[next].slot(low, shift) == index {
                 next += 1;
             }
-            let count = next - below;
-            let content = if count <= BUCKET { count as u32 } else { NODE | self.add_node(below, next) };
-            self.slots[slots + index] = Slot { below: below as u32, content };
+            let crowded = next - below > BUCKET;
+            self.slots[slots + index] =
+                if crowded { NODE | self.add_node(below, next) } else { below as u32 };
         }
         number
     }
 
     /// How many starts are not above `key`.
+    #[inline]
     pub(super) fn rank(&self, key: K) -> u32 {
         let mut number = 0;
         loop {
@@ -104,11 +101,12 @@ impl<K: Key> Trie<K> {
                 return node.through;
             }
             let slot = self.slots[node.slots as usize + key.slot(node.low, node.shift)];
-            if slot.content & NODE == 0 {
-                let bucket = &self.starts[slot.below as usize..(slot.below + slot.content) as usize];
-                return slot.below + bucket.iter().filter(|start| **start <= key).count() as u32;
+            if slot & NODE == 0 {
+                let rank = slot + count_through(&self.starts[slot as usize..][..BUCKET], key);
+                // The largest key also counts what only fills the last bucket.
+                return rank.min(node.through);
             }
-            number = (slot.content & !NODE) as usize;
+            number = (slot & !NODE) as usize;
         }
     }
 
@@ -116,7 +114,7 @@ impl<K: Key> Trie<K> {
     pub(super) fn bytes(&self) -> usize {
         self.starts.len() * size_of::<K>()
             + self.nodes.len() * size_of::<Node<K>>()
-            + self.slots.len() * size_of::<Slot>()
+            + self.slots.len() * size_of::<u32>()
     }
 }
 

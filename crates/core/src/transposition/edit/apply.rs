@@ -51,7 +51,7 @@ struct CoverSums {
 
 impl Edit {
     /// Changes the bytes of `packet`, whose headers lie as `layout` says. On error the packet is to be dropped;
-    /// its headers may be half changed.
+    /// its headers may be half changed. Where two reasons hold (TTL and ECN), either may be named.
     #[inline]
     pub fn apply(&self, packet: &mut Packet, layout: &Layout) -> Result<(), DropReason> {
         if self.is_identity() {
@@ -314,7 +314,12 @@ impl Edit {
                     IpPair::V4 { .. } => (2, total),
                     IpPair::V6 { .. } => (4, total.saturating_sub(40)),
                 };
-                write(header, offset, u16::try_from(length).map_err(|_| DropReason::TooBig)?);
+                let length = u16::try_from(length).map_err(|_| DropReason::TooBig)?;
+                if offset == 2 {
+                    let value = update(read(header, 10), read(header, 2) as u32, length as u32);
+                    write(header, 10, value);
+                }
+                write(header, offset, length);
                 change.apply(header, before)?;
             }
             Change::L4(change) => {

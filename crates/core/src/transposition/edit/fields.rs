@@ -6,7 +6,7 @@ use super::{Cover, IpChange, L4Change, L4Checksum, L4Fields};
 use crate::drop_reason::DropReason;
 use crate::flow::{EncapKind, IpPair};
 use crate::packet::checksum::{
-    crc32c_delta, finish, finish_udp, fold, pseudo_header_v4, pseudo_header_v6, sum, sum_words,
+    crc32c_delta, finish, finish_udp, fold, pseudo_header_v4, pseudo_header_v6, sum,
 };
 
 const TCP_CHECKSUM: usize = 16;
@@ -39,17 +39,25 @@ impl IpChange {
         };
         match &self.addresses {
             IpPair::V4 { src, dst } => {
-                let Some((fixed, options)) = header.split_first_chunk_mut::<20>() else { return Ok(()) };
-                fixed[1] = self.class(fixed[1], merged);
-                if let Some(ttl) = self.ttl {
-                    fixed[8] = ttl.apply(fixed[8]).ok_or(DropReason::TtlExceeded)?;
-                }
-                fixed[9] = self.protocol.unwrap_or(fixed[9]);
+                let Some(fixed) = header.first_chunk_mut::<20>() else { return Ok(()) };
+                let old_class = fixed[1];
+                let new_class = self.class(old_class, merged);
+                let old_word = u16::from_be_bytes([fixed[8], fixed[9]]);
+                let ttl = match self.ttl {
+                    Some(ttl) => ttl.apply(fixed[8]).ok_or(DropReason::TtlExceeded)?,
+                    None => fixed[8],
+                };
+                let protocol = self.protocol.unwrap_or(fixed[9]);
+                // RFC 1624: the parser has verified what is moved here.
+                let sum = !u16::from_be_bytes([fixed[10], fixed[11]]) as u32
+                    + self.address_delta as u32
+                    + (!(old_class as u16) as u32 + new_class as u32)
+                    + (!old_word as u32 + u16::from_be_bytes([ttl, protocol]) as u32);
+                let [high, low] = finish(sum).to_be_bytes();
+                fixed[1] = new_class;
+                fixed[8..12].copy_from_slice(&[ttl, protocol, high, low]);
                 fixed[12..16].copy_from_slice(&src.octets());
                 fixed[16..20].copy_from_slice(&dst.octets());
-                (fixed[10], fixed[11]) = (0, 0);
-                let options = if options.is_empty() { 0 } else { sum(options) };
-                [fixed[10], fixed[11]] = finish(sum_words(fixed) + options).to_be_bytes();
             }
             IpPair::V6 { src, dst } => {
                 if let (Some(protocol), len) = (self.protocol, header.len()) {

@@ -10,13 +10,16 @@
 //!
 //! | field | is |
 //! | --- | --- |
-//! | IPv4 header checksum | summed anew (20 bytes; options too) |
+//! | IPv4 header checksum | moved by a constant and by what the packet's own fields moved |
 //! | TCP, UDP, ICMP, ICMPv6 checksum | moved by a constant; a partial one by the pseudo header's part alone |
 //! | UDP checksum 0 | stays 0; computed in full where IPv4 becomes IPv6, which does not allow it |
 //! | SCTP CRC32c | moved by the linear difference of the ports |
 //! | checksum of a kept UDP or GRE tunnel header | moved by the sums of all changed headers inside |
 //! | outer UDP checksum of a pushed tunnel | 0, over IPv6 too (RFC 6935) |
 //! | transport header made anew (UDP, ICMP) | the only case in which payload is summed |
+//!
+//! Ethernet padding stays at the end of the frame. It belongs to a frame that is put into a tunnel, not to an IP
+//! packet that is.
 //!
 //! Nothing here allocates, and nothing looks at policy. A packet whose outer length would pass 65,535 bytes is
 //! dropped as too big, super-frame or not: no length field could say how long it is, and no reader behind this
@@ -163,6 +166,8 @@ enum Change {
 struct IpChange {
     group: u8,
     addresses: IpPair,
+    /// `~old + new` of the addresses.
+    address_delta: u16,
     dscp: Option<u8>,
     ttl: Option<Ttl>,
     /// Where popped headers hand their ECN to this one.
