@@ -204,9 +204,10 @@ impl Port {
             }
             keys.iter().for_each(|key| self.void_watches(table, key));
         }
-        let is_shared = plan.met.iter().any(|(table, id)| {
-            self.owner(*table, *id).is_some_and(|owner| conversation != Some(owner))
-        });
+        let is_shared = plan
+            .met
+            .iter()
+            .any(|(table, id)| self.owner(*table, *id).is_some_and(|owner| conversation != Some(owner)));
         let slots = self.slots(plan);
         for slot in &slots {
             self.counters.add(*slot, count);
