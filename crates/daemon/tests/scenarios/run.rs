@@ -50,8 +50,8 @@ fn run_step(world: &mut World, step: &Step, captures: &mut Captures) -> Result<V
     }
     if let (Some(send), Some(expect)) = (&step.simulate, &step.expect) {
         for _ in 0..send.times {
-            let (sent, _) = world.frame(send)?;
-            let outcome = world.simulate(&send.from, &sent)?;
+            let (sent, packet) = world.frame(send)?;
+            let outcome = world.simulate(&send.from, &packet)?;
             failures.extend(judge(world, send, expect, &sent, &outcome, captures)?);
         }
     }

@@ -155,11 +155,13 @@ impl World {
         Ok((bytes, packet))
     }
 
-    /// What the switch says would become of a frame.
-    pub fn simulate(&self, from: &str, frame: &[u8]) -> Result<Outcome, String> {
+    /// What the switch says would become of a packet.
+    pub fn simulate(&self, from: &str, packet: &Packet) -> Result<Outcome, String> {
         let id = *self.ports.get(from).ok_or_else(|| format!("there is no port {from}"))?;
-        let trace =
-            self.switch.trace(self.now, id, frame).ok_or_else(|| format!("{from} cannot be traced"))?;
+        let trace = self
+            .switch
+            .trace_packet(self.now, id, packet)
+            .ok_or_else(|| format!("{from} cannot be traced"))?;
         let mut outcome = Outcome {
             verdict: Verdict::Forward,
             left: Vec::new(),
@@ -177,7 +179,7 @@ impl World {
     /// Lets the switch receive `packet`, and says what became of it.
     pub fn receive(&mut self, from: &str, packet: Packet) -> Result<Outcome, String> {
         let id = *self.ports.get(from).ok_or_else(|| format!("there is no port {from}"))?;
-        let foretold = self.simulate(from, packet.frame())?;
+        let foretold = self.simulate(from, &packet)?;
         let before = self.drops();
         let (mut batch, mut output) = (vec![packet], Output::default());
         self.switch.receive(self.now, id, &mut batch, &mut output);
