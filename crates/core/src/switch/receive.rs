@@ -223,7 +223,9 @@ impl Crossing<'_> {
         match plan.outcome {
             Planned::Drop(reason) => {
                 let changed = port.commit_drop(&plan, reason, stale, offered);
-                if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| !changed && is_lasting(reason)) {
+                // A layer flow that the walk met may end without notice, and then something else answers.
+                let is_cachable = !changed && plan.met.is_empty() && is_lasting(reason);
+                if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| is_cachable) {
                     port.cache_drop(ufid, hash, reason, &plan);
                 }
                 Fate::Drop(reason)
@@ -403,7 +405,7 @@ fn header_end(parsed: &Parsed) -> usize {
 }
 
 /// Header bytes of a packet that had `entered` bytes when it was parsed and now has `now`.
-fn header_len(parsed: &Parsed, entered: usize, now: usize) -> usize {
+pub(crate) fn header_len(parsed: &Parsed, entered: usize, now: usize) -> usize {
     now - (entered - header_end(parsed).min(entered)).min(now)
 }
 
@@ -430,7 +432,7 @@ pub(crate) fn max_frame(mtu: u32, headers: &HeaderStack) -> u32 {
 }
 
 /// True when the frame, or a segment of the super-frame, is larger than the way out takes.
-fn is_too_big(egress: Egress, packet: &Packet, header_len: usize) -> bool {
+pub(crate) fn is_too_big(egress: Egress, packet: &Packet, header_len: usize) -> bool {
     let max_frame = match egress {
         Egress::Nic { max_frame } | Egress::Uplink { max_frame, .. } => max_frame as usize,
         Egress::Port(_) | Egress::Multicast => return false,
