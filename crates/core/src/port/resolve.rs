@@ -350,7 +350,9 @@ impl Walk<'_> {
         let Some(tuple) = seen_by_reply else { return Ok(()) };
         let reverse_key = LayerKey { tuple: tuple.reversed(), direction: forward_key.direction.opposite() };
         let Some(flows) = self.port.layer_table(table) else { return Ok(()) };
-        if let Some((id, _, occupant)) = flows.find(&reverse_key) {
+        if let Some((id, _, occupant)) = flows.find(&reverse_key)
+            && !self.plan.ended.contains(&(table, id))
+        {
             if self.port.is_alive(occupant, self.entry.now) {
                 return Err(DropReason::FlowKeyTaken);
             }

@@ -223,7 +223,9 @@ impl Crossing<'_> {
         match plan.outcome {
             Planned::Drop(reason) => {
                 let changed = port.commit_drop(&plan, reason, stale, offered);
-                if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| !changed && is_lasting(reason)) {
+                // A layer flow that the walk met may end without notice, and then something else answers.
+                let is_cachable = !changed && plan.met.is_empty() && is_lasting(reason);
+                if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| is_cachable) {
                     port.cache_drop(ufid, hash, reason, &plan);
                 }
                 Fate::Drop(reason)
