@@ -39,10 +39,11 @@ up_lamina() { in_switch "$BIN/examples/forward" sa=02:00:00:00:00:01 sb=02:00:00
 up_ovs() {
   export OVS_RUNDIR=$dir OVS_LOGDIR=$dir OVS_DBDIR=$dir OVS_SYSCONFDIR=$dir; local db=unix:$dir/db.sock
   ovsdb-tool create "$dir/conf.db" /usr/share/openvswitch/vswitch.ovsschema
-  ovsdb-server "$dir/conf.db" --remote=p"$db" --pidfile="$dir/ovsdb-server.pid" --detach --log-file="$dir/db.log" -vconsole:off
-  ovs-vsctl --db="$db" --no-wait init
-  ip netns exec "$S" ovs-vswitchd "$db" --pidfile="$dir/ovs-vswitchd.pid" --detach --log-file="$dir/vs.log" -vconsole:off
-  ovs-vsctl --db="$db" --timeout=20 add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 sa -- add-port br0 sb
+  # Not detached, so that they keep this script's scheduling group like everything else here.
+  ovsdb-server "$dir/conf.db" --remote=p"$db" --pidfile="$dir/ovsdb-server.pid" > /dev/null 2>&1 &
+  local i; for i in $(seq 50); do ovs-vsctl --db="$db" --timeout=1 --no-wait init 2> /dev/null && break; sleep 0.1; done
+  ip netns exec "$S" ${CPUS:+taskset -c $CPUS} ovs-vswitchd "$db" --pidfile="$dir/ovs-vswitchd.pid" > /dev/null 2>&1 &
+  sleep 0.3; ovs-vsctl --db="$db" --timeout=20 add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 sa -- add-port br0 sb
   # Its userspace datapath does no offloads: the namespaces must finish their own frames.
   local n; for n in $A $B; do ip netns exec "$n" ethtool -K e0 tso off gso off tx off > /dev/null; done; }
 

@@ -145,3 +145,137 @@ fn read(frame: &[u8], at: usize) -> Option<u16> {
     let bytes = frame.get(at..at + 2)?;
     Some(u16::from_be_bytes([bytes[0], bytes[1]]))
 }
+
+#[cfg(test)]
+mod tests {
+    use lamina_core::packet::checksum::{finish, pseudo_header_v4, sum};
+    use lamina_core::packet::{Offload, PartialChecksum, Segmentation};
+
+    use super::*;
+
+    const A: [u8; 4] = [10, 0, 0, 1];
+    const B: [u8; 4] = [10, 0, 0, 2];
+
+    /// Ethernet, IPv4, TCP with a partial checksum, `length` bytes of payload.
+    fn tcp(pool: &mut PacketPool, length: usize) -> Packet {
+        let mut frame = vec![2; 12];
+        let total = (40 + length) as u16;
+        frame.extend([8, 0, 0x45, 0]);
+        frame.extend(total.to_be_bytes());
+        frame.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
+        frame.extend([A, B].concat());
+        let header = finish(sum(&frame[14..34]));
+        frame[24..26].copy_from_slice(&header.to_be_bytes());
+        frame.extend([1, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+        let partial = !finish(pseudo_header_v4(A.into(), B.into(), 6, 20 + length as u32));
+        frame[50..52].copy_from_slice(&partial.to_be_bytes());
+        frame.extend((0..length).map(|i| i as u8));
+        let mut packet = pool.take().unwrap();
+        packet.reset()[..frame.len()].copy_from_slice(&frame);
+        packet.set_len(frame.len());
+        packet.offload.checksum = Some(PartialChecksum { start: 34, offset: 16 });
+        packet
+    }
+
+    fn large(pool: &mut PacketPool, kind: SegmentationKind, length: usize) -> Packet {
+        let mut packet = tcp(pool, length);
+        packet.offload.segmentation = Some(Segmentation { kind, size: 100, ecn: false });
+        packet
+    }
+
+    #[test]
+    fn plain_work_is_left_to_the_kernel() {
+        let mut pool = PacketPool::new(4, 4000);
+        let mut ready = Ready::default();
+        let (small, super_frame) = (tcp(&mut pool, 50), large(&mut pool, SegmentationKind::TcpV4, 3000));
+        let offloads = [small.offload, super_frame.offload];
+        assert!(ready.add(small, &mut pool) && ready.add(super_frame, &mut pool));
+        for (i, offload) in offloads.into_iter().enumerate() {
+            assert_eq!(ready.packets[i].offload, offload);
+            assert_eq!(vnet::decode(&ready.headers[i], ready.packets[i].len()), Ok(offload));
+        }
+    }
+
+    #[test]
+    fn a_checksum_in_another_place_is_finished_here() {
+        let mut pool = PacketPool::new(4, 4000);
+        let mut ready = Ready::default();
+        let mut packet = tcp(&mut pool, 50);
+        // To the kernel this looks like a fragment, so it would not find the TCP header itself.
+        packet.frame_mut()[20] = 0x20;
+        assert!(ready.add(packet, &mut pool));
+        let done = &ready.packets[0];
+        assert_eq!(done.offload, Offload::default());
+        assert_eq!(finish(pseudo_header_v4(A.into(), B.into(), 6, 70) + sum(&done.frame()[34..])), 0);
+        ready.clear(&mut pool);
+        let mut outside = tcp(&mut pool, 50);
+        outside.offload.checksum = Some(PartialChecksum { start: 104, offset: 0 });
+        assert!(!ready.add(outside, &mut pool));
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn a_super_frame_is_cut_whole_or_not_at_all() {
+        // Marked as already verified by the network card: the kernel gets no checksum place, so it is cut here.
+        let verified = |pool: &mut PacketPool| {
+            let mut packet = large(pool, SegmentationKind::TcpV4, 500);
+            packet.offload.checksum = None;
+            packet
+        };
+        for (buffers, fits) in [(5, false), (6, true), (7, true)] {
+            let mut pool = PacketPool::new(buffers, 4000);
+            let mut ready = Ready::default();
+            let packet = verified(&mut pool);
+            assert_eq!(ready.add(packet, &mut pool), fits, "{buffers} buffers");
+            assert_eq!(ready.packets.len(), if fits { 5 } else { 0 });
+            assert_eq!(ready.headers.len(), ready.packets.len());
+            ready.clear(&mut pool);
+            assert_eq!(pool.in_use(), 0, "{buffers} buffers");
+        }
+    }
+
+    #[test]
+    fn a_lie_about_the_kind_is_refused() {
+        let mut pool = PacketPool::new(64, 4000);
+        let mut ready = Ready::default();
+        for kind in [SegmentationKind::TcpV6, SegmentationKind::UdpL4] {
+            let packet = large(&mut pool, kind, 3000);
+            assert!(!ready.add(packet, &mut pool), "{kind:?}");
+        }
+        assert!(ready.packets.is_empty());
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn random_frames_with_random_work_neither_panic_nor_cost_buffers() {
+        let mut pool = PacketPool::new(128, 4000);
+        let mut ready = Ready::default();
+        let mut state = 5u64;
+        let mut next = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        for _ in 0..50_000 {
+            let kinds = [SegmentationKind::TcpV4, SegmentationKind::TcpV6, SegmentationKind::UdpL4];
+            let mut packet = large(&mut pool, kinds[next(3) as usize], next(2000) as usize);
+            for _ in 0..next(4) {
+                let at = next(60) as usize;
+                packet.frame_mut()[at % 54] = next(256) as u8;
+            }
+            if next(4) == 0 {
+                packet.set_len(next(packet.len() as u64) as usize);
+            }
+            if next(2) == 0 {
+                let (start, offset) = (next(70) as u16, next(20) as u16);
+                packet.offload.checksum = (next(4) > 0).then_some(PartialChecksum { start, offset });
+            }
+            if next(3) == 0 {
+                packet.offload.segmentation = None;
+            }
+            ready.add(packet, &mut pool);
+            assert_eq!(ready.packets.len(), ready.headers.len());
+            ready.clear(&mut pool);
+            assert_eq!(pool.in_use(), 0);
+        }
+    }
+}

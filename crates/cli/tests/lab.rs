@@ -72,6 +72,74 @@ fn the_kernels_vxlan_device() {
 }
 
 #[test]
+fn three_hosts_on_a_bridge_and_an_ipv6_underlay() {
+    let vm = |n: u8, host: &str| {
+        format!(
+            r#"
+  h{n}:
+    vms: {{ vm{n}: {{ mac: "02:00:00:00:00:0{n}", address: 10.0.0.{n}/24, mtu: 1430 }} }}
+    policies: [{{ name: vnet, document: {{ version: 1, resources: {host}, ports: {{ vm{n}: *port }} }} }}]
+"#
+        )
+    };
+    let text = r#"
+version: 1
+name: three
+links:
+  underlay: { hosts: { h1: "fd00:50::1/64", h2: "fd00:50::2/64", kernel: "fd00:50::3/64" } }
+hosts:
+  kernel:
+    kernel-vxlan:
+      vni: 7
+      mac: "02:00:00:00:00:03"
+      address: 10.0.0.3/24
+      mtu: 1430
+      peers:
+        - { address: 10.0.0.1, mac: "02:00:00:00:00:01", remote: "fd00:50::1" }
+        - { address: 10.0.0.2, mac: "02:00:00:00:00:02", remote: "fd00:50::2" }
+  h0:
+    policies:
+      - name: shared
+        document:
+          version: 1
+          resources: &directory
+            mappings:
+              blue:
+                entries:
+                  - { address: 10.0.0.1, mac: "02:00:00:00:00:01", remote: "fd00:50::1" }
+                  - { address: 10.0.0.2, mac: "02:00:00:00:00:02", remote: "fd00:50::2" }
+                  - { address: 10.0.0.3, mac: "02:00:00:00:00:03", remote: "fd00:50::3" }
+          ports:
+            nobody: &port
+              tenants: [7]
+              layers:
+                - name: vnet
+                  priority: 10
+                  default: { inbound: block, outbound: block }
+                  outbound:
+                    - group: directory
+                      rules:
+                        - { name: arp, priority: 1, when: { arp.op: 1 }, action: { respond: { arp: { mapping: blue } } } }
+                        - { name: encap, priority: 2, when: { eth.type: ipv4 }, action: { map-encap: { mapping: blue, kind: vxlan, vni: 7 } } }
+                  inbound:
+                    - group: tunnel
+                      rules: [{ name: decap, when: { outer.encap.kind: vxlan, tenant: 7 }, action: decap }]
+    vms: { nobody: { mac: "02:00:00:00:00:0f" } }
+"#;
+    let checks = r#"
+checks:
+  - { name: 1-2, ping: { from: vm1, to: vm2, size: 1402, dont-fragment: true } }
+  - { name: 1-kernel, ping: { from: vm1, to: kernel, size: 1402, dont-fragment: true } }
+  - { name: kernel-2, stream: { from: kernel, to: vm2, bytes: 5MB } }
+  - { name: 2-1, stream: { from: vm2, to: vm1, bytes: 5MB } }
+  - { name: 2-kernel, stream: { from: vm2, to: kernel, bytes: 5MB } }
+"#;
+    let file =
+        Written::new("three", &format!("{text}{}{}{checks}", vm(1, "*directory"), vm(2, "*directory")));
+    passes(file.path(), 5);
+}
+
+#[test]
 fn what_is_not_as_expected_fails_the_lab() {
     let file = Written::new(
         "wrong",

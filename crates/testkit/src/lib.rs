@@ -5,15 +5,17 @@
 //! - [`builder`] writes packets on top of it.
 //! - [`fuzz`] holds the bodies of the fuzz targets, as plain functions that ordinary tests replay.
 //! - [`oracle`] is the slow switch: it walks every layer for every packet and caches nothing.
-//! - [`strategy`] makes random policies, packets and policy changes for comparing the two.
-//! - [`fuzz`] holds the bodies that the fuzzer and ordinary tests run on the core; it alone calls what is tested.
+//! - [`strategy`] makes random policies, packets and policy changes, and [`compare`] runs them through both.
 //!
-//! Nothing else here may call the core's parser, transpositions, edits, classifiers or checksums: what shares code
+//! Nothing here may call the core's parser, transpositions, edits, classifiers or checksums: what shares code
 //! shares its mistakes. The core's plain data (policies, fields, resources) is read, and its types for
 //! addresses, time and drop reasons are used.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod builder;
+pub mod compare;
 pub mod fuzz;
+pub mod oracle;
+pub mod strategy;
 pub mod wire;

@@ -92,7 +92,7 @@ impl Tunnel {
         let mut probe = *input.headers;
         match transposition.apply(&mut probe) {
             Ok(()) => Effect::transpose(transposition),
-            Err(_) => Effect::drop(DropReason::CannotTranspose),
+            Err(error) => Effect::drop(error.into()),
         }
     }
 

@@ -1,10 +1,10 @@
 //! Transpose: a header change written by the controller, without code (VFP §5.3.3).
 
 use super::{ActionInput, Effect};
-use crate::drop_reason::DropReason;
 use crate::transposition::Transposition;
 
-/// A user-defined transposition. A packet whose headers it does not fit is dropped with `cannot-transpose`.
+/// A user-defined transposition. A packet whose headers it does not fit is dropped with `cannot-transpose`, one
+/// whose time to live would reach 0 with `ttl-exceeded`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transpose {
     /// The header operations, outermost first.
@@ -16,7 +16,7 @@ impl Transpose {
         let mut probe = *input.headers;
         match self.transposition.apply(&mut probe) {
             Ok(()) => Effect::transpose(self.transposition.clone()),
-            Err(_) => Effect::drop(DropReason::CannotTranspose),
+            Err(error) => Effect::drop(error.into()),
         }
     }
 }

@@ -18,9 +18,11 @@ mod interval_tree;
 mod key;
 mod tree;
 mod trie;
+mod warnings;
 
 pub use describe::{Description, FieldDescription, Kind, PartDescription};
 pub use groups::GroupIndex;
+pub use warnings::{PolicyWarning, warnings};
 
 use build::build;
 use entries::Entries;

@@ -14,7 +14,7 @@
 
 use alloc::vec::Vec;
 
-use super::key::Key;
+use super::key::{Key, count_through};
 
 /// A slot with more starts is a node.
 const BUCKET: usize = 8;
@@ -102,8 +102,7 @@ impl<K: Key> Trie<K> {
             }
             let slot = self.slots[node.slots as usize + key.slot(node.low, node.shift)];
             if slot & NODE == 0 {
-                let next = &self.starts[slot as usize..][..BUCKET];
-                let rank = slot + next.iter().filter(|start| **start <= key).count() as u32;
+                let rank = slot + count_through(&self.starts[slot as usize..][..BUCKET], key);
                 // The largest key also counts what only fills the last bucket.
                 return rank.min(node.through);
             }

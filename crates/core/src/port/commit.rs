@@ -113,10 +113,43 @@ impl Port {
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.count.add(count);
         flow.last_seen = now;
-        if let Some(conversation) = flow.basis.conversation
-            && let Some(conversation) = self.conversations.get_mut(conversation)
-        {
+        if let Some(conversation) = flow.basis.conversation {
+            self.see(conversation, now);
+        }
+    }
+
+    /// Marks a packet of conversation `id`. Pairs that were over before it end here, so that it cannot bring them
+    /// back.
+    #[inline]
+    fn see(&mut self, id: u32, now: Instant) {
+        let Some(conversation) = self.conversations.get_mut(id) else { return };
+        if now - conversation.last_seen <= conversation.shortest {
             conversation.last_seen = now;
+            return;
+        }
+        self.end_expired(id, now);
+        if let Some(conversation) = self.conversations.get_mut(id) {
+            conversation.last_seen = now;
+        }
+    }
+
+    /// Ends the pairs of conversation `id` that are over at `now`, and the conversation with its last pair.
+    fn end_expired(&mut self, id: u32, now: Instant) {
+        let Some(conversation) = self.conversations.get(id) else { return };
+        let quiet = now - conversation.last_seen;
+        let mut ended = Vec::new();
+        let mut shortest = Duration(u64::MAX);
+        for (table, pair) in &conversation.pairs {
+            match self.layer_table(*table).and_then(|flows| flows.get(*pair)) {
+                Some(alive) if quiet <= alive.rule.time_to_live => {
+                    shortest = shortest.min(alive.rule.time_to_live);
+                }
+                _ => ended.push((*table, *pair)),
+            }
+        }
+        self.end_pairs(&ended);
+        if let Some(conversation) = self.conversations.get_mut(id) {
+            conversation.shortest = shortest;
         }
     }
 
@@ -129,13 +162,19 @@ impl Port {
             if let Some(flows) = self.layer_table_mut(table)
                 && let Some(pair) = flows.get_mut(id)
             {
-                let last_moment = now + rule.time_to_live;
+                let (owner, time_to_live) = (pair.conversation, rule.time_to_live);
                 pair.rule = rule;
                 pair.generation = generation;
-                flows.none_expires_before = flows.none_expires_before.min(last_moment);
+                flows.none_expires_before = flows.none_expires_before.min(now + time_to_live);
+                if let Some(owner) = self.conversations.get_mut(owner) {
+                    owner.shortest = owner.shortest.min(time_to_live);
+                }
             }
         }
         let key = conversation_key(entry, plan);
+        if let Some(known) = key.and_then(|key| self.conversations.find(&key)) {
+            self.see(known, now);
+        }
         let mut conversation = key.and_then(|key| self.conversations.find(&key));
         if let Some((_, first)) = plan.created.first() {
             let key = key.unwrap_or(first.forward_key.tuple);
@@ -145,11 +184,13 @@ impl Port {
             let Some(owner) = conversation else { break };
             pair.conversation = owner;
             let keys = [pair.forward_key, pair.reverse_key];
+            let time_to_live = pair.rule.time_to_live;
             let Some(flows) = self.layer_table_mut(table) else { continue };
-            flows.none_expires_before = flows.none_expires_before.min(now + pair.rule.time_to_live);
+            flows.none_expires_before = flows.none_expires_before.min(now + time_to_live);
             let id = flows.insert(pair);
             if let Some(owner) = self.conversations.get_mut(owner) {
                 owner.pairs.push((table, id));
+                owner.shortest = owner.shortest.min(time_to_live);
             }
             keys.iter().for_each(|key| self.void_watches(table, key));
         }
@@ -161,12 +202,7 @@ impl Port {
                 continue;
             };
             is_shared |= conversation != Some(owner);
-            if let Some(owner) = self.conversations.get_mut(owner) {
-                owner.last_seen = now;
-            }
-        }
-        if let Some(conversation) = conversation.and_then(|id| self.conversations.get_mut(id)) {
-            conversation.last_seen = now;
+            self.see(owner, now);
         }
         let slots = self.slots(plan);
         for slot in &slots {
@@ -287,15 +323,7 @@ impl Port {
     /// the next call. Expiry itself does not wait for this: a lookup checks the time.
     pub(crate) fn expire(&mut self, now: Instant, budget: u32) {
         for id in self.conversations.slice(budget) {
-            let Some(conversation) = self.conversations.get(id) else { continue };
-            let quiet = now - conversation.last_seen;
-            let over = |(table, pair): &(u32, u32)| {
-                let pair = self.layer_table(*table).and_then(|flows| flows.get(*pair));
-                pair.is_none_or(|pair| quiet > pair.rule.time_to_live)
-            };
-            let ended: Vec<(u32, u32)> =
-                conversation.pairs.iter().filter(|pair| over(pair)).copied().collect();
-            self.end_pairs(&ended);
+            self.end_expired(id, now);
         }
         let idle = self.config.limits.idle;
         for id in self.flows.slice(budget) {

@@ -9,7 +9,7 @@ pub use fabric::UplinkCounters;
 pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
 pub(crate) use fabric::Fabric;
-pub(crate) use receive::max_frame;
+pub(crate) use receive::{header_len, is_too_big, max_frame};
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -22,7 +22,7 @@ use crate::drop_reason::DropReason;
 use crate::layer::{ClassifierCache, Name, Policy};
 use crate::packet::Packet;
 use crate::port::Port;
-use crate::stats::PortCounters;
+use crate::stats::{DropCounters, PortCounters};
 use crate::time::{Duration, Instant};
 
 use receive::Pending;
@@ -200,6 +200,11 @@ impl Switch {
     /// Everything that port `id` counts, cached hits included, exactly.
     pub fn counters(&mut self, id: PortId) -> Option<PortCounters> {
         self.ports.get_mut(&id).map(|port| port.read_counters())
+    }
+
+    /// Drops that port `id` counts, by reason; nothing is folded.
+    pub fn drops(&self, id: PortId) -> Option<&DropCounters> {
+        self.ports.get(&id).map(|port| &port.drops)
     }
 
     /// What uplink `id` counts.

@@ -10,6 +10,7 @@ use crate::flow::{Direction, Fragment, HeaderStack, L4, Ufid};
 use crate::layer::MalformedPolicy;
 use crate::packet::{Batch, Offload, Packet, Parsed, parse, parse_opaque};
 use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Resolution};
+use crate::resource::MeterCounts;
 use crate::stats::Count;
 use crate::time::Instant;
 use crate::transposition::Edit;
@@ -224,16 +225,43 @@ impl Crossing<'_> {
     fn hit(&self, port: &mut Port, id: u32, packet: &mut Packet, parsed: &Parsed) -> Fate {
         let Some(answer) = port.answer(id) else { return Fate::Drop(DropReason::CannotTranspose) };
         let entered = packet.len();
-        if let Err(reason) = answer.edit.apply(packet, &parsed.layout) {
-            return Fate::Drop(reason);
-        }
+        let offered = guest_count(entered, parsed, packet);
         let egress = answer.egress;
+        if let Err(reason) = answer.edit.apply(packet, &parsed.layout) {
+            return self.refuse_hit(port, parsed, offered, reason);
+        }
         if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
-            return Fate::Drop(DropReason::TooBig);
+            return self.refuse_hit(port, parsed, offered, DropReason::TooBig);
         }
         let count = self.count(port, entered, parsed, packet);
         port.touch(id, count, self.now);
         Fate::Forward(egress)
+    }
+
+    /// A packet that its cached answer does not fit (its TTL would reach 0, it is too big): the layers are asked
+    /// what that counts as (§4.5).
+    fn refuse_hit(&self, port: &mut Port, parsed: &Parsed, count: Count, reason: DropReason) -> Fate {
+        let Some(program) = port.program.clone() else { return Fate::Drop(reason) };
+        let entry = self.entry(parsed, program.layers.len());
+        let plan = port.resolve(&program, &entry, &mut ());
+        match plan.outcome {
+            Planned::Drop(reason) => {
+                port.commit_drop(&plan, reason, None, count);
+                Fate::Drop(reason)
+            }
+            _ => self.refuse(port, &plan, count, reason),
+        }
+    }
+
+    fn entry(&self, parsed: &Parsed, end_layer: usize) -> Entry {
+        Entry {
+            headers: parsed.stack,
+            direction: self.direction,
+            ingress: self.ingress.0,
+            now: self.now,
+            first_layer: 0,
+            end_layer,
+        }
     }
 
     /// The slow path: ask the layers, edit, commit, remember.
@@ -247,40 +275,37 @@ impl Crossing<'_> {
     ) -> Fate {
         port.flow_counters.misses += 1;
         let Some(program) = port.program.clone() else { return Fate::Drop(DropReason::PortNotReady) };
-        let entry = Entry {
-            headers: parsed.stack,
-            direction: self.direction,
-            ingress: self.ingress.0,
-            now: self.now,
-            first_layer: 0,
-            end_layer: program.layers.len(),
-        };
+        let entry = self.entry(parsed, program.layers.len());
         let mut plan = port.resolve(&program, &entry, &mut ());
         if plan.outcome == Planned::Drop(DropReason::LayerFlowTableFull) && port.reclaim(self.now) {
             plan = port.resolve(&program, &entry, &mut ());
         }
         let stale = caching.as_ref().and_then(|caching| caching.stale);
         let entered = packet.len();
+        let offered = guest_count(entered, parsed, packet);
         match plan.outcome {
             Planned::Drop(reason) => {
-                let count = guest_count(packet.len(), parsed, packet);
-                let changed = port.commit_drop(&plan, reason, stale, count);
-                if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| !changed && is_lasting(reason)) {
+                let changed = port.commit_drop(&plan, reason, stale, offered);
+                // A layer flow that the walk met may end without notice, and then something else answers.
+                let is_cachable = !changed && plan.met.is_empty() && is_lasting(reason);
+                if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| is_cachable) {
                     port.cache_drop(ufid, hash, reason, &plan);
                 }
                 Fate::Drop(reason)
             }
-            Planned::Reply(reply, layer) => self.reply(port, packet, parsed, &entry, plan, (reply, layer)),
+            Planned::Reply(reply, layer) => {
+                self.reply(port, packet, parsed, (&entry, plan), (reply, layer), output)
+            }
             Planned::Forward => {
                 let (egress, edit) = match self.leave(&entry.headers, &mut plan, port, output) {
                     Ok(way) => way,
-                    Err(reason) => return self.refuse(port, &plan, packet, parsed, reason),
+                    Err(reason) => return self.refuse(port, &plan, offered, reason),
                 };
                 if let Err(reason) = edit.apply(packet, &parsed.layout) {
-                    return self.refuse(port, &plan, packet, parsed, reason);
+                    return self.refuse(port, &plan, offered, reason);
                 }
                 if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
-                    return self.refuse(port, &plan, packet, parsed, DropReason::TooBig);
+                    return self.refuse(port, &plan, offered, DropReason::TooBig);
                 }
                 let count = self.count(port, entered, parsed, packet);
                 let committed: Committed = port.commit(&entry, &mut plan, count);
@@ -292,20 +317,16 @@ impl Crossing<'_> {
         }
     }
 
-    /// A packet that the layers passed and that cannot leave all the same: no state, only the drop counts.
-    fn refuse(
-        &self,
-        port: &mut Port,
-        plan: &Resolution,
-        packet: &Packet,
-        parsed: &Parsed,
-        reason: DropReason,
-    ) -> Fate {
+    /// A packet that the layers passed and that cannot leave all the same: no state; the drop counts, and meters that
+    /// count offered packets.
+    fn refuse(&self, port: &mut Port, plan: &Resolution, count: Count, reason: DropReason) -> Fate {
         let mut plan = plan.clone();
         plan.slots.clear();
-        plan.meters.clear();
         plan.created.clear();
-        port.commit_drop(&plan, reason, None, guest_count(packet.len(), parsed, packet));
+        if let Some(program) = &port.program {
+            plan.meters.retain(|(meter, _)| program.resources.meter(*meter).counts == MeterCounts::Offered);
+        }
+        port.commit_drop(&plan, reason, None, count);
         Fate::Drop(reason)
     }
 
@@ -339,11 +360,12 @@ impl Crossing<'_> {
         port: &mut Port,
         packet: &mut Packet,
         parsed: &Parsed,
-        entry: &Entry,
-        mut plan: Resolution,
+        (entry, mut plan): (&Entry, Resolution),
         (reply, layer): (Reply, usize),
+        output: &mut Output,
     ) -> Fate {
         let entered = packet.len();
+        let offered = guest_count(entered, parsed, packet);
         let edited = Edit::compile(&plan.transposition, &entry.headers)
             .map_err(|_| DropReason::CannotTranspose)
             .and_then(|edit| edit.apply(packet, &parsed.layout))
@@ -351,7 +373,7 @@ impl Crossing<'_> {
             .and_then(|()| parse(packet.frame()));
         let answer = match edited {
             Ok(answer) => answer,
-            Err(reason) => return self.refuse(port, &plan, packet, parsed, reason),
+            Err(reason) => return self.refuse(port, &plan, offered, reason),
         };
         let count = self.count(port, entered, parsed, packet);
         port.commit(entry, &mut plan, count);
@@ -369,25 +391,35 @@ impl Crossing<'_> {
             first_layer,
             end_layer,
         };
-        crossing.send_reply(port, packet, &answer, &entry)
+        crossing.send_reply(port, packet, &answer, &entry, output)
     }
 
-    fn send_reply(&self, port: &mut Port, packet: &mut Packet, parsed: &Parsed, entry: &Entry) -> Fate {
+    fn send_reply(
+        &self,
+        port: &mut Port,
+        packet: &mut Packet,
+        parsed: &Parsed,
+        entry: &Entry,
+        output: &mut Output,
+    ) -> Fate {
         let Some(program) = port.program.clone() else { return Fate::Drop(DropReason::PortNotReady) };
         let mut plan = port.resolve(&program, entry, &mut ());
+        let entered = packet.len();
+        let offered = guest_count(entered, parsed, packet);
         match plan.outcome {
             Planned::Drop(reason) => {
-                port.commit_drop(&plan, reason, None, guest_count(packet.len(), parsed, packet));
+                port.commit_drop(&plan, reason, None, offered);
                 Fate::Drop(reason)
             }
-            Planned::Reply(..) => Fate::Drop(DropReason::CannotRespond),
+            Planned::Reply(..) => self.refuse(port, &plan, offered, DropReason::CannotRespond),
             Planned::Forward => {
-                let entered = packet.len();
-                let sent = self
-                    .leave(&entry.headers, &mut plan, port, &mut Output::default())
-                    .and_then(|(egress, edit)| edit.apply(packet, &parsed.layout).map(|()| egress));
+                let sent = self.leave(&entry.headers, &mut plan, port, output).and_then(|(egress, edit)| {
+                    edit.apply(packet, &parsed.layout)?;
+                    let header_len = header_len(parsed, entered, packet.len());
+                    if is_too_big(egress, packet, header_len) { Err(DropReason::TooBig) } else { Ok(egress) }
+                });
                 match sent {
-                    Err(reason) => self.refuse(port, &plan, packet, parsed, reason),
+                    Err(reason) => self.refuse(port, &plan, offered, reason),
                     Ok(egress) => {
                         let count = self.count(port, entered, parsed, packet);
                         port.commit(entry, &mut plan, count);
@@ -436,7 +468,7 @@ fn header_end(parsed: &Parsed) -> usize {
 }
 
 /// Header bytes of a packet that had `entered` bytes when it was parsed and now has `now`.
-fn header_len(parsed: &Parsed, entered: usize, now: usize) -> usize {
+pub(crate) fn header_len(parsed: &Parsed, entered: usize, now: usize) -> usize {
     now - (entered - header_end(parsed).min(entered)).min(now)
 }
 
@@ -463,7 +495,7 @@ pub(crate) fn max_frame(mtu: u32, headers: &HeaderStack) -> u32 {
 }
 
 /// True when the frame, or a segment of the super-frame, is larger than the way out takes.
-fn is_too_big(egress: Egress, packet: &Packet, header_len: usize) -> bool {
+pub(crate) fn is_too_big(egress: Egress, packet: &Packet, header_len: usize) -> bool {
     let max_frame = match egress {
         Egress::Nic { max_frame } | Egress::Uplink { max_frame, .. } => max_frame as usize,
         Egress::Port(_) | Egress::Multicast => return false,

@@ -295,12 +295,10 @@ impl<'a> Decoder<'a> {
         let udp = Udp { src: be16(fixed, 0), dst: be16(fixed, 2), declared_length, checksum, slack };
         let bytes = self.body;
         match udp.dst {
-            VXLAN_PORT if may_nest && bytes.len() >= 8 => {
-                if self.peek(8, DropReason::Truncated)?[0] & 8 != 0 {
-                    self.take(8, DropReason::Truncated)?;
-                    self.headers.push(tunnel(EncapKind::Vxlan, be32(bytes, 4) >> 8, Some(udp), &bytes[..8]));
-                    return Ok(Some(Next::Ethernet));
-                }
+            VXLAN_PORT if may_nest && bytes.len() >= 8 && bytes[0] & 8 != 0 => {
+                let raw = self.take(8, DropReason::Truncated)?;
+                self.headers.push(tunnel(EncapKind::Vxlan, be32(raw, 4) >> 8, Some(udp), raw));
+                return Ok(Some(Next::Ethernet));
             }
             GENEVE_PORT if may_nest && bytes.len() >= 8 => {
                 self.peek(8, DropReason::Truncated)?;
@@ -339,7 +337,7 @@ impl<'a> Decoder<'a> {
 }
 
 fn tunnel(kind: EncapKind, tenant: u32, udp: Option<Udp>, raw: &[u8]) -> Header {
-    Header::Tunnel(Tunnel { kind, tenant, udp, raw: raw.to_vec(), is_pushed: false })
+    Header::Tunnel(Tunnel { kind, tenant, udp, raw: raw.to_vec() })
 }
 
 fn payload_of(ethertype: u16) -> Option<Next> {

@@ -18,6 +18,19 @@ impl Frame {
         body
     }
 
+    /// Makes the stored ethertypes and protocol numbers those that the list of headers gives.
+    pub fn restate(&mut self) {
+        for index in 0..self.headers.len() {
+            let (front, rest) = self.headers.split_at_mut(index + 1);
+            match &mut front[index] {
+                Header::Ethernet(eth) => eth.ethertype = ethertype_of(rest.first()).unwrap_or(eth.ethertype),
+                Header::Ipv4(ip) => ip.protocol = protocol_of(rest).unwrap_or(ip.protocol),
+                Header::Ipv6(ip) => ip.protocol = protocol_of(rest).unwrap_or(ip.protocol),
+                _ => {}
+            }
+        }
+    }
+
     /// Length of the frame in bytes.
     pub fn wire_len(&self) -> usize {
         self.encode().len()
@@ -178,7 +191,7 @@ impl Tunnel {
             checksum: Checksum::Absent,
             slack: Vec::new(),
         });
-        Tunnel { kind, tenant, udp, raw, is_pushed: false }
+        Tunnel { kind, tenant, udp, raw }
     }
 
     /// The tunnel's own header in front of `next`, tenant id and protocol written in.

@@ -1,5 +1,6 @@
 //! Header groups: which headers of the list belong to one encapsulation level.
 
+use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use lamina_core::flow::{EncapKind, Fragment, Level, MAX_GROUPS};
@@ -15,6 +16,8 @@ pub struct Group<'a> {
     pub l3: Option<&'a Header>,
     /// Transport, ICMP or tunnel.
     pub l4: Option<&'a Header>,
+    /// The address asked for, in a neighbour solicitation or advertisement.
+    pub nd_target: Option<Ipv6Addr>,
 }
 
 impl<'a> Group<'a> {
@@ -60,7 +63,18 @@ impl Frame {
             }
             group
         };
-        self.group_ranges().into_iter().map(view).collect()
+        let mut groups: Vec<Group<'_>> = self.group_ranges().into_iter().map(view).collect();
+        if let Some(last) = groups.last_mut() {
+            last.nd_target = self.nd_target(last);
+        }
+        groups
+    }
+
+    fn nd_target(&self, innermost: &Group<'_>) -> Option<Ipv6Addr> {
+        let Some(Header::Icmp(icmp)) = innermost.l4 else { return None };
+        let is_neighbor = icmp.is_v6 && matches!(icmp.kind, 135 | 136);
+        let octets: [u8; 16] = self.payload.get(..16)?.try_into().ok()?;
+        (is_neighbor && innermost.fragment() == Fragment::None).then(|| octets.into())
     }
 
     /// The guest's own headers.

@@ -212,8 +212,6 @@ pub struct Tunnel {
     pub udp: Option<Udp>,
     /// The tunnel's own header with options, as on the wire.
     pub raw: Vec<u8>,
-    /// A tunnel that the oracle pushed: its entropy is not defined to the bit.
-    pub is_pushed: bool,
 }
 
 impl Header {

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
@@ -17,6 +18,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
+    State,
 };
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric};
@@ -24,6 +26,9 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
 };
 use std::os::fd::{AsFd, AsRawFd};
+
+/// How long a device may take to come up.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// A netlink socket of one namespace.
 pub(super) struct Session {
@@ -130,6 +135,23 @@ impl Session {
         let _ = self.handle.link().set(message).execute().await;
         let up = self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await;
         up.with_context(|| format!("{name} could not be set up"))
+    }
+
+    /// Waits until a device that was set up can send, at most [`SETTLE`]: the kernel starts its queue a little later.
+    pub(super) async fn settle(&self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let mut links = Box::pin(self.handle.link().get().match_name(name).execute());
+            let link = links.try_next().await.with_context(|| format!("the device {name} is gone"))?;
+            let is_up = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::OperState(State::Up));
+            if link.is_some_and(|link| link.attributes.iter().any(is_up)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{name} did not come up within {SETTLE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Gives a device an address.

@@ -51,7 +51,7 @@ struct CoverSums {
 
 impl Edit {
     /// Changes the bytes of `packet`, whose headers lie as `layout` says. On error the packet is to be dropped;
-    /// its headers may be half changed.
+    /// its headers may be half changed. Where two reasons hold (TTL and ECN), either may be named.
     #[inline]
     pub fn apply(&self, packet: &mut Packet, layout: &Layout) -> Result<(), DropReason> {
         if self.is_identity() {

@@ -18,6 +18,9 @@
 //! | outer UDP checksum of a pushed tunnel | 0, over IPv6 too (RFC 6935) |
 //! | transport header made anew (UDP, ICMP) | the only case in which payload is summed |
 //!
+//! Ethernet padding stays at the end of the frame. It belongs to a frame that is put into a tunnel, not to an IP
+//! packet that is.
+//!
 //! Nothing here allocates, and nothing looks at policy. A packet whose outer length would pass 65,535 bytes is
 //! dropped as too big, super-frame or not: no length field could say how long it is, and no reader behind this
 //! one, the segmenter included, would find its end.

@@ -1,0 +1,402 @@
+//! The same scenario through the core's switch and the oracle: everything that can be seen must be the same.
+//!
+//! After each step: the frames sent (port and every byte, entropy of new tunnels excepted), the drops by reason and
+//! port, the underlay addresses to resolve. At the end, and after sweeps and policy changes: all counters and the
+//! layer flows that live.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use lamina_core::drop_reason::DropReason;
+use lamina_core::flow::EncapKind;
+use lamina_core::packet::Packet;
+use lamina_core::stats::Count;
+use lamina_core::switch::{Output, PortId, Switch, SwitchConfig};
+use lamina_core::time::{Duration, Instant};
+
+use crate::oracle::{
+    BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, RuleName, Tally, Tuple,
+};
+use crate::strategy::packet::reply_to;
+use crate::strategy::universe::{self, PORTS, SEED, UPLINK};
+use crate::strategy::{Scenario, Step};
+use crate::wire::{Frame, Header, decode};
+
+/// What a scenario exercised, for judging whether the random tests reach what they should.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Coverage {
+    /// Frames received.
+    pub received: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Packets that the core answered from its unified flows.
+    pub hits: u64,
+    /// Packets that the core's drop cache answered.
+    pub drop_cache_hits: u64,
+    /// Unified flows reconciled.
+    pub reconciled: u64,
+    /// Pairs of layer flows alive at the end.
+    pub layer_flows: u64,
+    /// Drops by reason.
+    pub drops: BTreeMap<DropReason, u64>,
+}
+
+impl Coverage {
+    /// Adds `other`.
+    pub fn add(&mut self, other: &Coverage) {
+        self.received += other.received;
+        self.sent += other.sent;
+        self.hits += other.hits;
+        self.drop_cache_hits += other.drop_cache_hits;
+        self.reconciled += other.reconciled;
+        self.layer_flows += other.layer_flows;
+        for (reason, count) in &other.drops {
+            *self.drops.entry(*reason).or_default() += count;
+        }
+    }
+}
+
+/// Runs `scenario` through both; the error says where they differ first.
+pub fn run(scenario: &Scenario) -> Result<Coverage, String> {
+    let mut pair = Pair::new(scenario)?;
+    for (index, step) in scenario.steps.iter().enumerate() {
+        pair.step(step).map_err(|why| format!("step {index}, {step:?}\n{why}"))?;
+    }
+    pair.compare_state()?;
+    pair.finish()
+}
+
+struct Pair {
+    core: Switch,
+    oracle: Oracle,
+    policies: Vec<Option<lamina_core::layer::Policy>>,
+    now: Instant,
+    received: Vec<(PortId, Vec<u8>)>,
+    sent: Vec<(PortId, Vec<u8>)>,
+    output: Output,
+    coverage: Coverage,
+}
+
+impl Pair {
+    fn new(scenario: &Scenario) -> Result<Self, String> {
+        let mut core = Switch::new(SwitchConfig { seed: SEED });
+        let mut oracle = Oracle::new(SEED);
+        for (index, id) in PORTS.into_iter().enumerate() {
+            core.add_port(id, universe::port_config(index)).map_err(|error| format!("{error:?}"))?;
+            oracle.add_port(id, universe::port_config(index));
+        }
+        core.add_uplink(UPLINK, universe::uplink_config()).map_err(|error| format!("{error:?}"))?;
+        oracle.add_uplink(UPLINK, universe::uplink_config());
+        let mut pair = Pair {
+            core,
+            oracle,
+            policies: scenario.policies.clone(),
+            now: Instant(1_000_000_000),
+            received: Vec::new(),
+            sent: Vec::new(),
+            output: Output::default(),
+            coverage: Coverage::default(),
+        };
+        pair.set_multicast(scenario.has_multicast);
+        pair.set_underlay(0);
+        for index in 0..PORTS.len() {
+            pair.publish(index)?;
+        }
+        Ok(pair)
+    }
+
+    fn set_multicast(&mut self, is_named: bool) {
+        let ports = if is_named { PORTS.to_vec() } else { Vec::new() };
+        self.core.set_multicast(ports.clone());
+        self.oracle.set_multicast(ports);
+    }
+
+    fn set_underlay(&mut self, variant: usize) {
+        self.core.set_underlay(universe::underlay(variant));
+        self.oracle.set_underlay(universe::underlay(variant));
+    }
+
+    fn publish(&mut self, index: usize) -> Result<(), String> {
+        let Some(policy) = self.policies.get(index).cloned().flatten() else { return Ok(()) };
+        self.core
+            .publish(PORTS[index], policy.clone())
+            .map_err(|error| format!("not published: {error:?}"))?;
+        self.oracle.publish(PORTS[index], policy);
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Packet { from, packet } => {
+                let (id, frame) = match PORTS.get(*from) {
+                    Some(id) => (*id, packet.frame(*from)),
+                    None => (UPLINK, packet.frame(3)),
+                };
+                self.receive(id, frame)
+            }
+            Step::Again { back, tweak } => {
+                let Some((from, frame)) = from_back(&self.received, *back) else { return Ok(()) };
+                let Ok(mut frame) = decode(&frame) else { return self.receive(from, frame) };
+                tweak.apply(&mut frame);
+                self.receive(from, frame.encode())
+            }
+            Step::Reply { back, tweak } => {
+                let Some((from, frame)) = from_back(&self.sent, *back) else { return Ok(()) };
+                let Ok(frame) = decode(&frame) else { return Ok(()) };
+                let mut reply = reply_to(&frame);
+                tweak.apply(&mut reply);
+                self.receive(from, reply.encode())
+            }
+            Step::Advance(milliseconds) => {
+                self.now = self.now + Duration::from_milliseconds(*milliseconds);
+                Ok(())
+            }
+            Step::Sweep => {
+                self.core.sweep(self.now);
+                self.oracle.sweep(self.now);
+                self.compare_state()
+            }
+            Step::Change { port, change } => {
+                if let Some(Some(policy)) = self.policies.get_mut(*port) {
+                    change.apply(policy);
+                }
+                self.publish(*port)?;
+                self.compare_state()
+            }
+            Step::Multicast(is_named) => {
+                self.set_multicast(*is_named);
+                Ok(())
+            }
+            Step::Underlay(variant) => {
+                self.set_underlay(*variant);
+                Ok(())
+            }
+        }
+    }
+
+    fn receive(&mut self, from: PortId, frame: Vec<u8>) -> Result<(), String> {
+        self.coverage.received += 1;
+        let drops_before = self.core_drops();
+        let mut batch = vec![Packet::from_frame(&frame)];
+        self.core.receive(self.now, from, &mut batch, &mut self.output);
+        let wanted = self.oracle.receive(self.now, from, &frame);
+        let sent: Vec<(PortId, Vec<u8>)> =
+            self.output.transmit.drain(..).map(|(id, packet)| (id, packet.frame().to_vec())).collect();
+        self.output.free.clear();
+        let mut to_resolve: Vec<IpAddr> = std::mem::take(&mut self.output.resolve);
+        let mut drops: Vec<(PortId, DropReason)> = Vec::new();
+        for (key, count) in self.core_drops() {
+            let new = count - drops_before.get(&key).copied().unwrap_or(0);
+            drops.extend((0..new).map(|_| key));
+        }
+        let mut wanted_drops = wanted.drops.clone();
+        wanted_drops.sort();
+        let mut wanted_resolve = wanted.resolve.clone();
+        to_resolve.sort();
+        wanted_resolve.sort();
+        let is_same =
+            same_frames(&sent, &wanted.transmit) && drops == wanted_drops && to_resolve == wanted_resolve;
+        if !is_same {
+            let mut why = String::new();
+            let _ = writeln!(why, "at {:?} from {from:?}: {}", self.now, shown(&frame));
+            for (who, frames, drops) in [("core", &sent, &drops), ("oracle", &wanted.transmit, &wanted_drops)]
+            {
+                let _ = writeln!(why, "{who} drops {drops:?}, sends:");
+                for (id, frame) in frames {
+                    let _ = writeln!(why, "  {id:?} {}", shown(frame));
+                }
+            }
+            return Err(why);
+        }
+        for (_, reason) in drops {
+            *self.coverage.drops.entry(reason).or_default() += 1;
+        }
+        self.coverage.sent += sent.len() as u64;
+        self.received.push((from, frame));
+        self.sent.extend(sent);
+        Ok(())
+    }
+
+    fn core_drops(&self) -> BTreeMap<(PortId, DropReason), u64> {
+        let mut drops = BTreeMap::new();
+        for id in PORTS {
+            for (reason, count) in self.core.drops(id).into_iter().flat_map(|drops| drops.iter()) {
+                drops.insert((id, reason), count);
+            }
+        }
+        for (reason, count) in
+            self.core.uplink_counters(UPLINK).into_iter().flat_map(|counters| counters.drops.iter())
+        {
+            drops.insert((UPLINK, reason), count);
+        }
+        drops
+    }
+
+    fn compare_state(&mut self) -> Result<(), String> {
+        for id in PORTS {
+            let core = core_counters(&mut self.core, id);
+            let oracle = without_zeroes(self.oracle.counters(id).cloned().unwrap_or_default());
+            if core != oracle {
+                return Err(format!(
+                    "{id:?} at {:?}: counters differ\ncore   {core:#?}\noracle {oracle:#?}",
+                    self.now
+                ));
+            }
+            let core = core_layer_flows(&self.core, id, self.now);
+            let oracle = self.oracle.layer_flows(id, self.now);
+            if core != oracle {
+                return Err(format!(
+                    "{id:?} at {:?}: layer flows differ\ncore   {core:#?}\noracle {oracle:#?}",
+                    self.now
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Coverage, String> {
+        for id in PORTS {
+            if let Some(counters) = self.core.counters(id) {
+                self.coverage.hits += counters.flows.hits;
+                self.coverage.drop_cache_hits += counters.flows.drop_cache_hits;
+                self.coverage.reconciled += counters.flows.reconciled;
+            }
+            self.coverage.layer_flows += self.oracle.layer_flows(id, self.now).len() as u64;
+        }
+        Ok(self.coverage)
+    }
+}
+
+fn from_back(frames: &[(PortId, Vec<u8>)], back: usize) -> Option<(PortId, Vec<u8>)> {
+    frames.len().checked_sub(back + 1).and_then(|index| frames.get(index)).cloned()
+}
+
+/// A frame in words.
+pub fn shown(frame: &[u8]) -> String {
+    match decode(frame) {
+        Ok(decoded) => {
+            format!("{} bytes {:?} payload {}", frame.len(), decoded.headers, decoded.payload.len())
+        }
+        Err(reason) => format!("{} bytes, {}: {frame:02x?}", frame.len(), reason.name()),
+    }
+}
+
+/// True when `core` holds the frames of `oracle`, in any order.
+fn same_frames(core: &[(PortId, Vec<u8>)], oracle: &[(PortId, Vec<u8>)]) -> bool {
+    let mut rest: Vec<&(PortId, Vec<u8>)> = core.iter().collect();
+    let found = oracle.iter().all(|(id, wanted)| {
+        let at = rest.iter().position(|(other, frame)| other == id && is_same_frame(frame, wanted));
+        at.map(|at| rest.swap_remove(at)).is_some()
+    });
+    found && rest.is_empty()
+}
+
+/// True when the frames are equal but for entropy that the oracle left blank, which must be in range.
+fn is_same_frame(core: &[u8], oracle: &[u8]) -> bool {
+    if core == oracle {
+        return true;
+    }
+    let (Ok(mut filled), Ok(blank)) = (decode(core), decode(oracle)) else { return false };
+    filled.headers.len() == blank.headers.len()
+        && blank_entropy(&mut filled, &blank)
+        && filled.encode() == oracle
+}
+
+fn blank_entropy(filled: &mut Frame, blank: &Frame) -> bool {
+    for (filled, blank) in filled.headers.iter_mut().zip(&blank.headers) {
+        let (Header::Tunnel(filled), Header::Tunnel(blank)) = (filled, blank) else { continue };
+        match (&mut filled.udp, &blank.udp) {
+            (Some(filled), Some(blank)) if blank.src == BLANK_ENTROPY => {
+                if filled.src < 0xc000 && filled.src != BLANK_ENTROPY {
+                    return false;
+                }
+                filled.src = BLANK_ENTROPY;
+            }
+            _ => {}
+        }
+        if blank.kind == EncapKind::Nvgre
+            && blank.raw.last() == Some(&0)
+            && let Some(flow_id) = filled.raw.last_mut()
+        {
+            *flow_id = 0;
+        }
+    }
+    true
+}
+
+fn tally(count: Count) -> Tally {
+    Tally { packets: count.packets, bytes: count.bytes }
+}
+
+fn core_counters(core: &mut Switch, id: PortId) -> Counters {
+    let Some(read) = core.counters(id) else { return Counters::default() };
+    let mut counters = Counters {
+        outbound: tally(read.outbound),
+        inbound: tally(read.inbound),
+        drops: read.drops.iter().collect(),
+        ..Counters::default()
+    };
+    use lamina_core::flow::Direction::{Inbound, Outbound};
+    for layer in read.layers {
+        counters.defaults.insert((layer.name.clone(), Inbound), tally(layer.default_inbound));
+        counters.defaults.insert((layer.name.clone(), Outbound), tally(layer.default_outbound));
+        for group in layer.groups {
+            let (layer, direction) = (layer.name.clone(), group.direction);
+            let key = (layer.clone(), direction, group.name.clone());
+            counters.retired.insert(key, tally(group.retired));
+            for (rule, count) in group.rules {
+                let (layer, group) = (layer.clone(), group.name.clone());
+                counters.rules.insert(RuleName { layer, direction, group, rule }, tally(count));
+            }
+        }
+    }
+    for meter in read.meters {
+        let cells = meter.cells.into_iter().map(|(key, count)| (key, tally(count))).collect();
+        counters.meters.insert(meter.name, MeterTally { cells, other: tally(meter.other) });
+    }
+    without_zeroes(counters)
+}
+
+fn without_zeroes(mut counters: Counters) -> Counters {
+    let counted = |tally: &Tally| *tally != Tally::default();
+    counters.rules.retain(|_, tally| counted(tally));
+    counters.retired.retain(|_, tally| counted(tally));
+    counters.defaults.retain(|_, tally| counted(tally));
+    counters.meters.retain(|_, meter| {
+        meter.cells.retain(|_, tally| counted(tally));
+        counted(&meter.other) || !meter.cells.is_empty()
+    });
+    counters
+}
+
+fn core_layer_flows(core: &Switch, id: PortId, now: Instant) -> Vec<LayerFlow> {
+    let key = |direction, tuple: lamina_core::switch::Tuple| LayerKey {
+        direction,
+        tuple: Tuple {
+            src: tuple.src,
+            dst: tuple.dst,
+            protocol: tuple.protocol,
+            src_port: tuple.src_port,
+            dst_port: tuple.dst_port,
+            tenant: tuple.tenant,
+        },
+    };
+    let mut flows: Vec<LayerFlow> = core
+        .layer_flows(id, now)
+        .into_iter()
+        .map(|info| LayerFlow {
+            forward: key(info.direction, info.forward),
+            reverse: key(info.direction.opposite(), info.reverse),
+            rule: RuleName {
+                layer: info.layer.clone(),
+                direction: info.direction,
+                group: info.group,
+                rule: info.rule,
+            },
+            layer: info.layer,
+        })
+        .collect();
+    flows.sort();
+    flows
+}

@@ -1,0 +1,336 @@
+//! From port to port: receiving, forwarding by MAC, the way out over the underlay (§8.1, §10).
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use lamina_core::action::Reply;
+use lamina_core::address::MacAddr;
+use lamina_core::drop_reason::DropReason;
+use lamina_core::flow::Direction;
+use lamina_core::layer::MalformedPolicy;
+use lamina_core::packet::HEADROOM;
+use lamina_core::switch::PortId;
+use lamina_core::time::Instant;
+
+use super::port::{Entry, Outcome, Plan};
+use super::{Oracle, Received, reply};
+use crate::wire::{Frame, Header, decode, decode_opaque};
+
+/// A frame on its way, with the length at which it had all its headroom.
+#[derive(Clone, Debug)]
+struct Moving {
+    bytes: Vec<u8>,
+    base_length: usize,
+}
+
+/// Where a packet goes next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Nic,
+    Port(PortId),
+    Uplink(PortId, u32),
+    Multicast,
+}
+
+/// One side of a port that a packet crosses.
+#[derive(Clone, Copy)]
+struct Side {
+    now: Instant,
+    id: PortId,
+    direction: Direction,
+    ingress: PortId,
+}
+
+impl Oracle {
+    /// Processes one frame that was received on `from`.
+    pub fn receive(&mut self, now: Instant, from: PortId, frame: &[u8]) -> Received {
+        let mut received = Received::default();
+        let mut queue: VecDeque<(PortId, PortId, Moving)> = VecDeque::new();
+        let moving = Moving { bytes: frame.to_vec(), base_length: frame.len() };
+        let first = if self.uplinks.iter().any(|uplink| uplink.id == from) {
+            match self.way_in(from, frame) {
+                Ok(way) => Some((way, from, moving)),
+                Err(reason) => {
+                    let uplink = self.uplinks.iter_mut().find(|uplink| uplink.id == from);
+                    if let Some(uplink) = uplink {
+                        *uplink.drops.entry(reason).or_default() += 1;
+                    }
+                    received.drops.push((from, reason));
+                    None
+                }
+            }
+        } else {
+            let side = Side { now, id: from, direction: Direction::Outbound, ingress: from };
+            self.cross(side, moving, &mut received).map(|(way, moving)| (way, from, moving))
+        };
+        let mut next = first;
+        loop {
+            if let Some((way, at, moving)) = next.take() {
+                match way {
+                    Way::Nic => received.transmit.push((at, moving.bytes)),
+                    Way::Uplink(id, _) => received.transmit.push((id, moving.bytes)),
+                    Way::Port(to) => queue.push_back((to, at, moving)),
+                    Way::Multicast => {
+                        for to in self.multicast.iter().filter(|to| **to != at) {
+                            let base_length = moving.bytes.len();
+                            queue.push_back((*to, at, Moving { base_length, ..moving.clone() }));
+                        }
+                    }
+                }
+            }
+            let Some((to, ingress, moving)) = queue.pop_front() else { break };
+            let side = Side { now, id: to, direction: Direction::Inbound, ingress };
+            next = self.cross(side, moving, &mut received).map(|(way, moving)| (way, to, moving));
+        }
+        received
+    }
+
+    /// Lets a frame cross one side of a port; `None` when it ended there.
+    fn cross(&mut self, side: Side, moving: Moving, received: &mut Received) -> Option<(Way, Moving)> {
+        let port = self.ports.get_mut(&side.id)?;
+        port.purge(side.now);
+        let Some(policy) = port.policy.clone() else {
+            port.counters.dropped(DropReason::PortNotReady);
+            received.drops.push((side.id, DropReason::PortNotReady));
+            return None;
+        };
+        let frame = match (decode(&moving.bytes), policy.malformed) {
+            (Err(_), MalformedPolicy::PassOpaque) => decode_opaque(&moving.bytes),
+            (decoded, _) => decoded,
+        };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(reason) => {
+                port.counters.dropped(reason);
+                received.drops.push((side.id, reason));
+                return None;
+            }
+        };
+        let entry = Entry {
+            frame,
+            direction: side.direction,
+            ingress: side.ingress.0,
+            now: side.now,
+            first: 0,
+            end: policy.layers.len(),
+        };
+        let plan = port.walk(&policy, &entry);
+        let result = match plan.outcome {
+            Outcome::Drop(reason) => Err(reason),
+            Outcome::Forward => self.send(side, &entry, &plan, &moving, true, received),
+            Outcome::Reply(reply, layer) => {
+                return self.reply(side, &entry, &plan, moving, (reply, layer), received);
+            }
+        };
+        self.settle(side, &entry, &plan, result, &moving, received)
+    }
+
+    /// Records a drop, or hands on the frame.
+    fn settle(
+        &mut self,
+        side: Side,
+        entry: &Entry,
+        plan: &Plan,
+        result: Result<(Way, Moving), DropReason>,
+        moving: &Moving,
+        received: &mut Received,
+    ) -> Option<(Way, Moving)> {
+        match result {
+            Ok(sent) => Some(sent),
+            Err(reason) => {
+                let port = self.ports.get_mut(&side.id)?;
+                port.commit_drop(entry, plan, reason, moving.bytes.len());
+                received.drops.push((side.id, reason));
+                None
+            }
+        }
+    }
+
+    /// A packet that passed the layers: finds its way, writes it, and carries out its plan.
+    fn send(
+        &mut self,
+        side: Side,
+        entry: &Entry,
+        plan: &Plan,
+        moving: &Moving,
+        is_flow: bool,
+        received: &mut Received,
+    ) -> Result<(Way, Moving), DropReason> {
+        let mut frame = plan.frame.clone();
+        let way = match side.direction {
+            Direction::Inbound => Ok(Way::Nic),
+            Direction::Outbound => self.way_out(side.id, &mut frame, received),
+        };
+        let Some(port) = self.ports.get_mut(&side.id) else {
+            return Err(DropReason::NoSuchDestination);
+        };
+        let bytes = frame.encode();
+        let fits = match way {
+            Ok(Way::Nic) => is_within(port.config.mtu, &frame, bytes.len()),
+            Ok(Way::Uplink(_, mtu)) => is_within(mtu, &frame, bytes.len()),
+            _ => true,
+        };
+        let way = way?;
+        if bytes.len() > moving.base_length + HEADROOM {
+            return Err(DropReason::NoHeadroom);
+        }
+        if !fits {
+            return Err(DropReason::TooBig);
+        }
+        let guest_side = match side.direction {
+            Direction::Outbound => moving.bytes.len(),
+            Direction::Inbound => bytes.len(),
+        };
+        let conversation = port.commit(entry, plan, guest_side);
+        if is_flow {
+            port.remember(entry, conversation);
+        }
+        Ok((way, Moving { bytes, base_length: moving.base_length }))
+    }
+
+    /// Answers a packet; the answer crosses the layers that the packet crossed, the other way.
+    fn reply(
+        &mut self,
+        side: Side,
+        entry: &Entry,
+        plan: &Plan,
+        moving: Moving,
+        (kind, layer): (Reply, usize),
+        received: &mut Received,
+    ) -> Option<(Way, Moving)> {
+        let asked = plan.frame.encode();
+        let answer = decode(&asked).and_then(|request| reply::answer(&kind, &request));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(reason) => return self.settle(side, entry, plan, Err(reason), &moving, received),
+        };
+        let port = self.ports.get_mut(&side.id)?;
+        let policy = port.policy.clone()?;
+        let bytes = answer.encode();
+        let guest_side = match side.direction {
+            Direction::Outbound => moving.bytes.len(),
+            Direction::Inbound => bytes.len(),
+        };
+        let end = entry.end;
+        port.commit(entry, plan, guest_side);
+        let (first, end) = match side.direction {
+            Direction::Outbound => (0, layer),
+            Direction::Inbound => (layer + 1, end),
+        };
+        let back = Side { direction: side.direction.opposite(), ingress: side.id, ..side };
+        let entry =
+            Entry { frame: answer, direction: back.direction, ingress: side.id.0, now: side.now, first, end };
+        let plan = port.walk(&policy, &entry);
+        let moving = Moving { bytes, base_length: moving.base_length };
+        let result = match plan.outcome {
+            Outcome::Drop(reason) => Err(reason),
+            Outcome::Reply(..) => Err(DropReason::CannotRespond),
+            Outcome::Forward => self.send(back, &entry, &plan, &moving, false, received),
+        };
+        self.settle(back, &entry, &plan, result, &moving, received)
+    }
+
+    /// Where a packet goes after the outbound layers of `from`; fills in what the underlay knows.
+    fn way_out(&self, from: PortId, frame: &mut Frame, received: &mut Received) -> Result<Way, DropReason> {
+        let dst = outer_dst(frame);
+        if let Some(to) = self.port_of_mac(dst) {
+            return if to == from { Err(DropReason::SamePort) } else { Ok(Way::Port(to)) };
+        }
+        let remote = tunnel_remote(frame);
+        let is_ours =
+            |address: IpAddr| self.uplinks.iter().any(|uplink| uplink.config.addresses.contains(&address));
+        if remote.is_some_and(is_ours) {
+            return match self.port_of_tenant(frame) {
+                Some(to) if to == from => Err(DropReason::SamePort),
+                Some(to) => Ok(Way::Port(to)),
+                None => Err(DropReason::NoSuchDestination),
+            };
+        }
+        if dst.is_multicast() {
+            let has_others = self.multicast.iter().any(|to| *to != from);
+            return if has_others { Ok(Way::Multicast) } else { Err(DropReason::MulticastUnanswered) };
+        }
+        let uplink = self.uplinks.first().ok_or(DropReason::NoSuchDestination)?;
+        let Some(remote) = remote.filter(|_| dst == MacAddr::ZERO) else {
+            return Ok(Way::Uplink(uplink.id, uplink.config.mtu));
+        };
+        let mut routes: Vec<_> =
+            self.underlay.routes.iter().filter(|route| route.destination.contains(&remote)).collect();
+        routes.sort_by_key(|route| (std::cmp::Reverse(route.destination.prefix_len()), route.metric));
+        let route = routes.first().ok_or(DropReason::UnderlayNoRoute)?;
+        let hop = route.gateway.unwrap_or(remote);
+        let Some((_, mac)) = self.underlay.neighbors.iter().find(|(address, _)| *address == hop) else {
+            received.resolve.push(hop);
+            return Err(DropReason::UnderlayNeighborUnresolved);
+        };
+        let uplink = self.uplinks.iter().find(|uplink| uplink.id == route.uplink);
+        let uplink = uplink.ok_or(DropReason::UnderlayNoRoute)?;
+        let same_family = |address: &&IpAddr| address.is_ipv4() == remote.is_ipv4();
+        let source = route.source.or_else(|| uplink.config.addresses.iter().find(same_family).copied());
+        for header in frame.headers.iter_mut().take(2) {
+            match (header, source) {
+                (Header::Ethernet(eth), _) => (eth.src, eth.dst) = (uplink.config.mac, *mac),
+                (Header::Ipv4(ip), Some(IpAddr::V4(source))) if ip.src.is_unspecified() => ip.src = source,
+                (Header::Ipv6(ip), Some(IpAddr::V6(source))) if ip.src.is_unspecified() => ip.src = source,
+                _ => {}
+            }
+        }
+        let mtu = match route.mtu {
+            Some(mtu) if mtu > 0 => mtu.min(uplink.config.mtu),
+            _ => uplink.config.mtu,
+        };
+        Ok(Way::Uplink(uplink.id, mtu))
+    }
+
+    /// Which port a frame from uplink `from` is for.
+    fn way_in(&self, from: PortId, bytes: &[u8]) -> Result<Way, DropReason> {
+        let frame = match decode(bytes) {
+            Ok(frame) => frame,
+            Err(reason) => decode_opaque(bytes).map_err(|_| reason)?,
+        };
+        let dst = outer_dst(&frame);
+        if let Some(to) = self.port_of_mac(dst) {
+            return Ok(Way::Port(to));
+        }
+        if let Some(remote) = tunnel_remote(&frame) {
+            let uplink = self.uplinks.iter().find(|uplink| uplink.id == from);
+            let is_ours = uplink.is_some_and(|uplink| uplink.config.addresses.contains(&remote));
+            let to = if is_ours { self.port_of_tenant(&frame) } else { None };
+            return to.map(Way::Port).ok_or(DropReason::NotForThisHost);
+        }
+        if dst.is_multicast() && !self.multicast.is_empty() {
+            return Ok(Way::Multicast);
+        }
+        Err(DropReason::NotForThisHost)
+    }
+
+    fn port_of_mac(&self, mac: MacAddr) -> Option<PortId> {
+        self.ports.iter().find(|(_, port)| port.config.mac == mac).map(|(id, _)| *id)
+    }
+
+    /// The port of (tenant, inner destination MAC) of a tunnelled frame.
+    fn port_of_tenant(&self, frame: &Frame) -> Option<PortId> {
+        let tenant = frame.tenant()?;
+        let mac = frame.groups().get(1)?.l2?.dst;
+        let is_it =
+            |config: &lamina_core::switch::PortConfig| config.mac == mac && config.tenants.contains(&tenant);
+        self.ports.iter().find(|(_, port)| is_it(&port.config)).map(|(id, _)| *id)
+    }
+}
+
+fn outer_dst(frame: &Frame) -> MacAddr {
+    frame.outermost().l2.map_or(MacAddr::ZERO, |l2| l2.dst)
+}
+
+/// The remote end of the outermost tunnel.
+fn tunnel_remote(frame: &Frame) -> Option<IpAddr> {
+    let outer = frame.outermost();
+    outer.tunnel()?;
+    outer.l3?.addresses().map(|(_, dst)| dst)
+}
+
+/// True when a frame of `length` bytes fits a link whose packets have up to `mtu` bytes; 0 is no limit.
+fn is_within(mtu: u32, frame: &Frame, length: usize) -> bool {
+    let link = frame.outermost().l2.map_or(0, |l2| 14 + 4 * l2.tags.len());
+    mtu == 0 || length <= mtu as usize + link
+}

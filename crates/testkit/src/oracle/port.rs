@@ -1,0 +1,490 @@
+//! One port of the oracle: its policy, its layer flows and conversations, and a packet's walk through the layers.
+//!
+//! A walk changes nothing; what it found is written down in a [`Plan`], which is then carried out, or, for a packet
+//! that is dropped, mostly thrown away (§3.7).
+
+use std::collections::BTreeMap;
+
+use lamina_core::action::Reply;
+use lamina_core::drop_reason::DropReason;
+use lamina_core::flow::{Direction, Fragment, Value};
+use lamina_core::layer::{ContextDirection, DefaultAction, Layer, Name, Policy, ReverseTunnel, Rule};
+use lamina_core::resource::{MeterCounts, MeterId};
+use lamina_core::switch::PortConfig;
+use lamina_core::time::{Duration, Instant};
+use lamina_core::transposition::HeaderOp;
+
+use super::action::{self, Effect};
+use super::counters::{Counters, RuleName, Selected};
+use super::read::{self, Metadata, View};
+use super::transpose;
+use super::tuple::{LayerKey, Tuple, flow_name};
+use crate::wire::Frame;
+
+/// A port.
+#[derive(Clone, Debug)]
+pub(super) struct Port {
+    pub(super) config: PortConfig,
+    pub(super) seed: u64,
+    /// `None` until the first policy is published.
+    pub(super) policy: Option<Policy>,
+    pub(super) generation: u64,
+    pub(super) pairs: BTreeMap<u64, Pair>,
+    pub(super) conversations: BTreeMap<u64, Conversation>,
+    /// By flow: the conversation that it was last forwarded in, and under which generation.
+    remembered: BTreeMap<String, (Option<u64>, u64)>,
+    next_id: u64,
+    pub(super) counters: Counters,
+}
+
+/// A pair of layer flows.
+#[derive(Clone, Debug)]
+pub(super) struct Pair {
+    pub(super) layer: Name,
+    pub(super) forward_key: LayerKey,
+    pub(super) reverse_key: LayerKey,
+    forward: Vec<HeaderOp>,
+    reverse: Vec<HeaderOp>,
+    pub(super) rule: PairRule,
+    origin: Origin,
+    generation: u64,
+    pub(super) conversation: u64,
+}
+
+/// What a pair has from its rule.
+#[derive(Clone, Debug)]
+pub(super) struct PairRule {
+    pub(super) name: RuleName,
+    action: &'static str,
+    pub(super) time_to_live: Duration,
+    contexts: ContextDirection,
+    meter: Option<MeterId>,
+    metadata: Vec<(u8, u32)>,
+}
+
+/// The packet that created a pair, as it stood at the layer.
+#[derive(Clone, Debug)]
+struct Origin {
+    frame: Frame,
+    metadata: Metadata,
+    ingress: u32,
+}
+
+/// The pairs that belong to each other.
+#[derive(Clone, Debug)]
+pub(super) struct Conversation {
+    key: Tuple,
+    pub(super) last_seen: Instant,
+}
+
+/// A packet at the beginning of a walk through layers `first..end`, counted from the guest outward.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) frame: Frame,
+    pub(super) direction: Direction,
+    pub(super) ingress: u32,
+    pub(super) now: Instant,
+    pub(super) first: usize,
+    pub(super) end: usize,
+}
+
+/// What a walk found.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) outcome: Outcome,
+    pub(super) frame: Frame,
+    selected: Vec<Selected>,
+    meters: Vec<(MeterId, Vec<Option<Value>>)>,
+    met: Vec<u64>,
+    moved: Vec<(u64, PairRule)>,
+    revoked: Vec<u64>,
+    created: Vec<Pair>,
+}
+
+/// How a walk ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    Forward,
+    Drop(DropReason),
+    /// Answered in the layer of this index.
+    Reply(Reply, usize),
+}
+
+/// One layer's answer.
+struct Answer {
+    selected: Selected,
+    effect: Effect,
+}
+
+impl Port {
+    pub(super) fn new(config: PortConfig, seed: u64) -> Self {
+        Port {
+            config,
+            seed,
+            policy: None,
+            generation: 0,
+            pairs: BTreeMap::new(),
+            conversations: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+            next_id: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Removes what is over at `now`: a pair whose conversation has been quiet for longer than its time to live.
+    pub(super) fn purge(&mut self, now: Instant) {
+        let conversations = &self.conversations;
+        self.pairs.retain(|_, pair| {
+            let conversation = conversations.get(&pair.conversation);
+            conversation.is_some_and(|known| now - known.last_seen <= pair.rule.time_to_live)
+        });
+        self.forget_empty_conversations();
+    }
+
+    fn forget_empty_conversations(&mut self) {
+        let pairs = &self.pairs;
+        self.conversations.retain(|id, _| pairs.values().any(|pair| pair.conversation == *id));
+    }
+
+    /// Replaces the policy. Pairs of layers that are gone end; counters follow names.
+    pub(super) fn publish(&mut self, mut policy: Policy) -> u64 {
+        policy.layers.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        self.counters.carry_over(&policy);
+        self.pairs.retain(|_, pair| policy.layers.iter().any(|layer| layer.name == pair.layer));
+        self.forget_empty_conversations();
+        self.policy = Some(policy);
+        self.generation += 1;
+        self.generation
+    }
+
+    fn pair_at(&self, layer: &Layer, key: &LayerKey) -> Option<(u64, &Pair)> {
+        let owns =
+            |pair: &Pair| pair.layer == layer.name && (pair.forward_key == *key || pair.reverse_key == *key);
+        self.pairs.iter().find(|(_, pair)| owns(pair)).map(|(id, pair)| (*id, pair))
+    }
+
+    fn conversation_of(&self, key: &Tuple) -> Option<u64> {
+        self.conversations.iter().find(|(_, conversation)| conversation.key == *key).map(|(id, _)| *id)
+    }
+
+    /// Walks `entry` through its layers under `policy`, which is this port's.
+    pub(super) fn walk(&self, policy: &Policy, entry: &Entry) -> Plan {
+        let mut walk = Walk {
+            port: self,
+            policy,
+            entry,
+            metadata: Metadata::new(),
+            plan: Plan {
+                outcome: Outcome::Forward,
+                frame: entry.frame.clone(),
+                selected: Vec::new(),
+                meters: Vec::new(),
+                met: Vec::new(),
+                moved: Vec::new(),
+                revoked: Vec::new(),
+                created: Vec::new(),
+            },
+        };
+        let mut order: Vec<usize> = (entry.first..entry.end).collect();
+        if entry.direction == Direction::Inbound {
+            order.reverse();
+        }
+        for index in order {
+            match walk.layer(&policy.layers[index]) {
+                Ok(None) => {}
+                Ok(Some(reply)) => {
+                    walk.plan.outcome = Outcome::Reply(reply, index);
+                    break;
+                }
+                Err((reason, selected)) => {
+                    walk.plan.outcome = Outcome::Drop(reason);
+                    walk.plan.selected = selected.into_iter().collect();
+                    break;
+                }
+            }
+        }
+        walk.plan
+    }
+
+    /// Carries out the plan of a packet that goes on or was answered; `bytes` is its length on the guest's side.
+    /// Returns its conversation, if it has one.
+    pub(super) fn commit(&mut self, entry: &Entry, plan: &Plan, bytes: usize) -> Option<u64> {
+        self.end(&plan.revoked);
+        for (id, rule) in &plan.moved {
+            if let Some(pair) = self.pairs.get_mut(id) {
+                pair.rule = rule.clone();
+                pair.generation = self.generation;
+            }
+        }
+        let key = match entry.direction {
+            Direction::Outbound => Tuple::of(&entry.frame),
+            Direction::Inbound => Tuple::of(&plan.frame).map(Tuple::reversed),
+        };
+        let mut conversation = key.and_then(|key| self.conversation_of(&key));
+        for mut pair in plan.created.iter().cloned() {
+            let owner = match conversation {
+                Some(owner) => owner,
+                None => {
+                    let key = key.unwrap_or(pair.forward_key.tuple);
+                    let owner = self.fresh_id();
+                    self.conversations.insert(owner, Conversation { key, last_seen: entry.now });
+                    owner
+                }
+            };
+            conversation = Some(owner);
+            pair.conversation = owner;
+            let id = self.fresh_id();
+            self.pairs.insert(id, pair);
+        }
+        let met = plan.met.iter().filter_map(|id| self.pairs.get(id)).map(|pair| pair.conversation);
+        for owner in met.chain(conversation).collect::<Vec<_>>() {
+            if let Some(conversation) = self.conversations.get_mut(&owner) {
+                conversation.last_seen = entry.now;
+            }
+        }
+        self.counters.forwarded(entry.direction, bytes);
+        for selected in &plan.selected {
+            self.counters.count(selected, bytes);
+        }
+        self.count_meters(&plan.meters, bytes, |_| true);
+        conversation
+    }
+
+    /// Remembers that the flow of `entry` was forwarded in `conversation` under today's policy.
+    pub(super) fn remember(&mut self, entry: &Entry, conversation: Option<u64>) {
+        let name = flow_name(entry.direction, &entry.frame);
+        self.remembered.insert(name, (conversation, self.generation));
+    }
+
+    /// Records a dropped packet: its reason, its rule, the meters that count offered packets, and what an update
+    /// ended.
+    pub(super) fn commit_drop(&mut self, entry: &Entry, plan: &Plan, reason: DropReason, bytes: usize) {
+        self.counters.dropped(reason);
+        let was_refused = plan.outcome != Outcome::Drop(reason);
+        if !was_refused {
+            for selected in &plan.selected {
+                self.counters.count(selected, bytes);
+            }
+        }
+        self.count_meters(&plan.meters, bytes, |counts| counts == MeterCounts::Offered);
+        let mut over: Vec<u64> = Vec::new();
+        if reason == DropReason::Blocked {
+            let rechecked = plan.moved.iter().map(|(id, _)| id).chain(&plan.revoked);
+            over.extend(rechecked.filter_map(|id| self.pairs.get(id)).map(|pair| pair.conversation));
+            let name = flow_name(entry.direction, &entry.frame);
+            match self.remembered.remove(&name) {
+                Some((Some(conversation), generation)) if generation < self.generation => {
+                    over.push(conversation)
+                }
+                _ => {}
+            }
+        }
+        self.end(&plan.revoked);
+        self.pairs.retain(|_, pair| !over.contains(&pair.conversation));
+        self.forget_empty_conversations();
+    }
+
+    fn end(&mut self, pairs: &[u64]) {
+        self.pairs.retain(|id, _| !pairs.contains(id));
+        self.forget_empty_conversations();
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn count_meters(
+        &mut self,
+        meters: &[(MeterId, Vec<Option<Value>>)],
+        bytes: usize,
+        counts: impl Fn(MeterCounts) -> bool,
+    ) {
+        let Some(policy) = &self.policy else { return };
+        for (id, key) in meters {
+            let spec = &policy.resources.meters[id.0 as usize];
+            if counts(spec.counts) {
+                self.counters.meter(spec, key, bytes);
+            }
+        }
+    }
+}
+
+type Dropped = (DropReason, Option<Selected>);
+
+struct Walk<'a> {
+    port: &'a Port,
+    policy: &'a Policy,
+    entry: &'a Entry,
+    metadata: Metadata,
+    plan: Plan,
+}
+
+impl Walk<'_> {
+    /// Asks one layer and lets its answer change the packet. A reply ends the walk.
+    fn layer(&mut self, layer: &Layer) -> Result<Option<Reply>, Dropped> {
+        let direction = self.entry.direction;
+        let is_later = self.plan.frame.innermost().fragment() == Fragment::Later;
+        if is_later && read::needs_ports(layer, direction, &self.policy.resources) {
+            return Err((DropReason::FragmentWithoutPorts, None));
+        }
+        let key = Tuple::of(&self.plan.frame).map(|tuple| LayerKey { direction, tuple });
+        let met = key.and_then(|key| self.ask_pair(layer, &key));
+        let Answer { selected, effect } = match met {
+            Some(answer) => answer,
+            None => self.ask_rules(layer, key)?,
+        };
+        if let Some(meter) = effect.meter {
+            let spec = &self.policy.resources.meters[meter.0 as usize];
+            let view = self.view();
+            let key = spec.key.iter().map(|field| view.read(*field)).collect();
+            self.plan.meters.push((meter, key));
+        }
+        self.metadata.extend(effect.metadata);
+        if effect.reply.is_none() {
+            match transpose::apply(&effect.ops, &self.plan.frame) {
+                Ok(frame) => self.plan.frame = frame,
+                Err(reason) => return Err((reason, Some(selected))),
+            }
+        }
+        self.plan.selected.push(selected);
+        Ok(effect.reply)
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            frame: &self.plan.frame,
+            metadata: &self.metadata,
+            direction: self.entry.direction,
+            ingress: self.entry.ingress,
+        }
+    }
+
+    /// The answer of a living pair.
+    fn ask_pair(&mut self, layer: &Layer, key: &LayerKey) -> Option<Answer> {
+        let (id, pair) = self.port.pair_at(layer, key)?;
+        let mut rule = pair.rule.clone();
+        if pair.generation != self.port.generation {
+            match self.recheck(layer, pair) {
+                Some(renewed) => {
+                    rule = renewed.clone();
+                    self.plan.moved.push((id, renewed));
+                }
+                None => {
+                    self.plan.revoked.push(id);
+                    return None;
+                }
+            }
+        }
+        self.plan.met.push(id);
+        let is_forward = pair.forward_key == *key;
+        let has_meter = is_forward || rule.contexts == ContextDirection::Both;
+        let effect = Effect {
+            ops: if is_forward { pair.forward.clone() } else { pair.reverse.clone() },
+            meter: rule.meter.filter(|_| has_meter),
+            metadata: if is_forward { rule.metadata.clone() } else { Vec::new() },
+            reply: None,
+        };
+        Some(Answer { selected: Selected::Rule(rule.name), effect })
+    }
+
+    /// What `pair` has from the rule that is selected now for the packet that created it; `None` when it must end.
+    fn recheck(&self, layer: &Layer, pair: &Pair) -> Option<PairRule> {
+        let resources = &self.policy.resources;
+        let Origin { frame, metadata, ingress } = &pair.origin;
+        let direction = pair.forward_key.direction;
+        let view = View { frame, metadata, direction, ingress: *ingress };
+        let (group, rule) = view.select(layer, resources)?;
+        rule.state?;
+        let seed = self.port.seed;
+        let is_same_type = rule.action.name() == pair.rule.action;
+        if !is_same_type || !action::admits(&rule.action, frame, resources, seed, &pair.forward) {
+            return None;
+        }
+        let effect = action::act(&rule.action, frame, resources, seed).unwrap_or_default();
+        Some(pair_rule(RuleName::new(layer, direction, group, rule), rule, &effect))
+    }
+
+    /// The answer of the layer's rules, or of its default.
+    fn ask_rules(&mut self, layer: &Layer, key: Option<LayerKey>) -> Result<Answer, Dropped> {
+        let direction = self.entry.direction;
+        let resources = &self.policy.resources;
+        let Some((group, rule)) = self.view().select(layer, resources) else {
+            let selected = Selected::Default(layer.name.clone(), direction);
+            let default = match direction {
+                Direction::Inbound => layer.default_inbound,
+                Direction::Outbound => layer.default_outbound,
+            };
+            return match default {
+                DefaultAction::Pass => Ok(Answer { selected, effect: Effect::default() }),
+                DefaultAction::Block => Err((DropReason::Blocked, Some(selected))),
+            };
+        };
+        let name = RuleName::new(layer, direction, group, rule);
+        let selected = Selected::Rule(name.clone());
+        if rule.state.is_some() && self.plan.frame.innermost().fragment() == Fragment::Later {
+            return Err((DropReason::FragmentWithoutPorts, None));
+        }
+        let effect = action::act(&rule.action, &self.plan.frame, resources, self.port.seed)
+            .map_err(|reason| (reason, Some(selected.clone())))?;
+        if let (Some(state), Some(key), None) = (rule.state, key, effect.reply) {
+            let tunnels = state.reverse_tunnel == ReverseTunnel::Restore;
+            self.create(layer, key, pair_rule(name, rule, &effect), &effect.ops, tunnels)
+                .map_err(|reason| (reason, Some(selected.clone())))?;
+        }
+        Ok(Answer { selected, effect })
+    }
+
+    /// Plans a pair for the packet as it stands.
+    fn create(
+        &mut self,
+        layer: &Layer,
+        forward_key: LayerKey,
+        rule: PairRule,
+        ops: &[HeaderOp],
+        tunnels: bool,
+    ) -> Result<(), DropReason> {
+        let before = &self.plan.frame;
+        let after = transpose::apply(ops, before)?;
+        let Some(mut result) = Tuple::of(&after) else { return Ok(()) };
+        if !tunnels && after.group_ranges().len() > before.group_ranges().len() {
+            // The reply comes without the tunnel that was put on.
+            result.tenant = forward_key.tuple.tenant;
+        }
+        let direction = forward_key.direction.opposite();
+        let reverse_key = LayerKey { direction, tuple: result.reversed() };
+        let is_living = |id: &u64| !self.plan.revoked.contains(id);
+        if self.port.pair_at(layer, &reverse_key).is_some_and(|(id, _)| is_living(&id)) {
+            return Err(DropReason::FlowKeyTaken);
+        }
+        let in_layer = self.port.pairs.iter().filter(|(id, pair)| pair.layer == layer.name && is_living(id));
+        if in_layer.count() >= layer.flow_limit {
+            return Err(DropReason::LayerFlowTableFull);
+        }
+        let (frame, metadata) = (before.clone(), self.metadata.clone());
+        self.plan.created.push(Pair {
+            layer: layer.name.clone(),
+            forward_key,
+            reverse_key,
+            forward: ops.to_vec(),
+            reverse: transpose::reversed(ops, before, tunnels),
+            rule,
+            origin: Origin { frame, metadata, ingress: self.entry.ingress },
+            generation: self.port.generation,
+            conversation: 0,
+        });
+        Ok(())
+    }
+}
+
+fn pair_rule(name: RuleName, rule: &Rule, effect: &Effect) -> PairRule {
+    let state = rule.state.unwrap_or_default();
+    PairRule {
+        name,
+        action: rule.action.name(),
+        time_to_live: state.time_to_live,
+        contexts: state.contexts,
+        meter: effect.meter,
+        metadata: effect.metadata.clone(),
+    }
+}

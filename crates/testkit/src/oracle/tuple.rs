@@ -1,0 +1,82 @@
+//! The keys by which the oracle tells flows apart.
+
+use std::net::IpAddr;
+
+use lamina_core::flow::{Direction, Fragment};
+
+use crate::wire::{Frame, Header};
+
+/// The innermost addresses, protocol and ports (of an ICMP query: its id twice) and the tenant id (0 without).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Tuple {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source port, query id, or 0.
+    pub src_port: u16,
+    /// Destination port, query id, or 0.
+    pub dst_port: u16,
+    /// Tenant id.
+    pub tenant: u32,
+}
+
+impl Tuple {
+    /// The tuple of `frame`; `None` where it has none: not IP, a later fragment, an ICMP message that is no query.
+    pub fn of(frame: &Frame) -> Option<Tuple> {
+        let inner = frame.innermost();
+        let (src, dst) = inner.l3?.addresses()?;
+        if inner.fragment() == Fragment::Later {
+            return None;
+        }
+        let (src_port, dst_port) = match inner.l4 {
+            Some(icmp @ Header::Icmp(_)) => (icmp.query_id()?, icmp.query_id()?),
+            Some(l4) => l4.ports().unwrap_or((0, 0)),
+            None => (0, 0),
+        };
+        let protocol = super::read::protocol(&inner)?;
+        Some(Tuple { src, dst, protocol, src_port, dst_port, tenant: frame.tenant().unwrap_or(0) })
+    }
+
+    /// The tuple of a reply.
+    pub fn reversed(self) -> Tuple {
+        Tuple { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, ..self }
+    }
+}
+
+/// A tuple as packets of one direction bring it to a layer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LayerKey {
+    /// The direction of those packets.
+    pub direction: Direction,
+    /// Their tuple.
+    pub tuple: Tuple,
+}
+
+/// What all packets of one flow have in common: the base fields of every header group (§5.1), as text. The oracle
+/// compares it only.
+pub(super) fn flow_name(direction: Direction, frame: &Frame) -> String {
+    let mut name = direction.name().to_string();
+    for header in &frame.headers {
+        let part = match header {
+            Header::Ethernet(eth) => {
+                format!("eth {} {} {:?} {:x}", eth.src, eth.dst, eth.tags, eth.ethertype)
+            }
+            Header::Ipv4(ip) => format!("ip {} {} {}", ip.src, ip.dst, ip.protocol),
+            Header::Ipv6(ip) => format!("ip {} {} {}", ip.src, ip.dst, ip.protocol),
+            Header::Arp(arp) => format!("arp {} {} {}", arp.operation, arp.sender_ip, arp.target_ip),
+            Header::Tcp(tcp) => format!("tcp {} {}", tcp.src, tcp.dst),
+            Header::Udp(udp) => format!("udp {} {}", udp.src, udp.dst),
+            Header::Sctp(sctp) => format!("sctp {} {}", sctp.src, sctp.dst),
+            Header::Icmp(icmp) => {
+                format!("icmp {} {} {} {:?}", icmp.is_v6, icmp.kind, icmp.code, header.query_id())
+            }
+            Header::Tunnel(tunnel) => format!("tunnel {} {}", tunnel.kind.name(), tunnel.tenant),
+        };
+        name.push_str(" / ");
+        name.push_str(&part);
+    }
+    name
+}
