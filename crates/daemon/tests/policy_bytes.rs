@@ -44,7 +44,8 @@ fn mutilated_documents_are_read_or_refused() {
 /// The document under `policy:`, as text of its own.
 fn policy_of(scenario: &str) -> Option<String> {
     let (_, rest) = scenario.split_once("\npolicy:\n")?;
-    let lines: Vec<&str> = rest.lines().take_while(|line| line.starts_with("  ") || line.is_empty()).collect();
+    let lines: Vec<&str> =
+        rest.lines().take_while(|line| line.starts_with("  ") || line.is_empty()).collect();
     Some(lines.iter().map(|line| line.strip_prefix("  ").unwrap_or(line)).collect::<Vec<_>>().join("\n"))
 }
 
@@ -58,8 +59,22 @@ fn mutilate(text: &str, number: u64) -> String {
         state as usize
     };
     const WORDS: [&str; 16] = [
-        "0", "-1", "4294967296", "\"\"", "[]", "{}", "null", "fd00::/8", "10.0.0.0/33", "65536", "*a", "&a x", "vxlan",
-        "$friends", "300s", "\u{1f980}",
+        "0",
+        "-1",
+        "4294967296",
+        "\"\"",
+        "[]",
+        "{}",
+        "null",
+        "fd00::/8",
+        "10.0.0.0/33",
+        "65536",
+        "*a",
+        "&a x",
+        "vxlan",
+        "$friends",
+        "300s",
+        "\u{1f980}",
     ];
     let mut lines: Vec<String> = text.lines().map(String::from).collect();
     for _ in 0..1 + next() % 3 {
@@ -71,13 +86,18 @@ fn mutilate(text: &str, number: u64) -> String {
             2 => {
                 let words: Vec<&str> = line.split(' ').collect();
                 let victim = next() % words.len();
-                let exchanged: Vec<&str> =
-                    words.iter().enumerate().map(|(i, word)| if i == victim { WORDS[next() % 16] } else { word }).collect();
+                let exchanged: Vec<&str> = words
+                    .iter()
+                    .enumerate()
+                    .map(|(i, word)| if i == victim { WORDS[next() % 16] } else { word })
+                    .collect();
                 lines[at] = exchanged.join(" ");
             }
             3 => {
-                let place = line.char_indices().nth(next() % line.chars().count().max(1)).map_or(0, |(i, _)| i);
-                lines[at] = format!("{}{}", &line[..place], &line[place..].chars().skip(1).collect::<String>());
+                let place =
+                    line.char_indices().nth(next() % line.chars().count().max(1)).map_or(0, |(i, _)| i);
+                lines[at] =
+                    format!("{}{}", &line[..place], &line[place..].chars().skip(1).collect::<String>());
             }
             _ => {
                 let other = lines[next() % lines.len()].clone();

@@ -106,7 +106,9 @@ fn frames() -> Vec<Vec<u8>> {
         Frame { headers: vec![ethernet(), ip(9), tcp()], payload: payload.clone() }.encode(),
         Frame { headers: vec![ethernet()], payload: payload.clone() }.encode(),
     ];
-    for kind in [EncapKind::Vxlan, EncapKind::Geneve, EncapKind::Nvgre, EncapKind::GreKeyed, EncapKind::IpInIp] {
+    for kind in
+        [EncapKind::Vxlan, EncapKind::Geneve, EncapKind::Nvgre, EncapKind::GreKeyed, EncapKind::IpInIp]
+    {
         let port = if kind == EncapKind::Geneve { 6081 } else { 4789 };
         let mut headers = vec![ethernet(), ip(8), Header::Tunnel(Tunnel::new(kind, 7, port, 50_000))];
         if kind.carries_ethernet() {

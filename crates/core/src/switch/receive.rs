@@ -13,7 +13,7 @@ use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Reso
 use crate::resource::MeterCounts;
 use crate::stats::Count;
 use crate::time::Instant;
-use crate::transposition::Edit;
+use crate::transposition::{Edit, HeaderOp, Modify, Transposition};
 
 /// A packet that is to enter the inbound side of a port.
 #[derive(Debug)]
@@ -148,10 +148,11 @@ impl Crossing<'_> {
         let hash = port.flows.hash(&ufid);
         match port.lookup(&ufid, hash, self.now) {
             Lookup::Hit(id) => self.hit(port, id, packet, &parsed),
-            Lookup::Blocked(reason) => {
+            Lookup::Blocked(reason) if has_fate_of_its_flow(&parsed.stack) => {
                 port.count_blocked(&ufid, hash, guest_count(packet.len(), &parsed, packet));
                 Fate::Drop(reason)
             }
+            Lookup::Blocked(_) => self.slow(port, packet, &parsed, None, output),
             Lookup::Miss(stale) => {
                 self.slow(port, packet, &parsed, Some(Caching { ufid: &ufid, hash, stale }), output)
             }
@@ -224,7 +225,11 @@ impl Crossing<'_> {
             Planned::Drop(reason) => {
                 let changed = port.commit_drop(&plan, reason, stale, offered);
                 // A layer flow that the walk met may end without notice, and then something else answers.
-                let is_cachable = !changed && plan.met.is_empty() && is_lasting(reason);
+                let is_cachable = !changed
+                    && plan.met.is_empty()
+                    && is_lasting(reason)
+                    && !changes_ttl(&plan.transposition)
+                    && has_fate_of_its_flow(&parsed.stack);
                 if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| is_cachable) {
                     port.cache_drop(ufid, hash, reason, &plan);
                 }
@@ -397,6 +402,21 @@ fn is_lasting(reason: DropReason) -> bool {
         reason,
         DropReason::Blocked | DropReason::MappingMiss | DropReason::NoTarget | DropReason::CannotTranspose
     )
+}
+
+/// False for a packet that may be dropped earlier than others of its flow: for a congestion mark in an outer header
+/// (RFC 6040), or for being a fragment where headers are removed.
+fn has_fate_of_its_flow(stack: &HeaderStack) -> bool {
+    let congested = stack.groups().iter().rev().skip(1).any(|group| group.extra.ecn == 3);
+    !congested && stack.groups().iter().all(|group| group.extra.fragment == Fragment::None)
+}
+
+/// True when packets of one flow may be dropped for their time to live.
+fn changes_ttl(transposition: &Transposition) -> bool {
+    transposition
+        .ops()
+        .iter()
+        .any(|op| matches!(op, HeaderOp::Modify(Modify::L3(modify)) if modify.ttl.is_some()))
 }
 
 /// First byte after the innermost headers.

@@ -42,7 +42,12 @@ pub fn classify_any(bytes: &[u8]) {
     for _ in 0..16 {
         let packet = Values(std::array::from_fn(|field| input.maybe(|input| value(input, field))));
         let selected = classifier.select(&rules, &packet, &resources);
-        assert_eq!(selected, scan(&rules, selection, &packet), "{selection:?} of {rules:#?} for {:?}", packet.0);
+        assert_eq!(
+            selected,
+            scan(&rules, selection, &packet),
+            "{selection:?} of {rules:#?} for {:?}",
+            packet.0
+        );
     }
 }
 
@@ -96,9 +101,9 @@ fn width(field: usize, value: Value) -> u128 {
 /// Few different values, so that rules overlap and packets match.
 fn value(input: &mut Input<'_>, field: usize) -> Value {
     match field {
-        0 if input.byte() & 3 == 0 => {
-            Value::ip(Ipv6Addr::new(0xfd00, 0, 0, 0, u16::from(input.byte()), 0, 0, input.u16() & 0x101).into())
-        }
+        0 if input.byte() & 3 == 0 => Value::ip(
+            Ipv6Addr::new(0xfd00, 0, 0, 0, u16::from(input.byte()), 0, 0, input.u16() & 0x101).into(),
+        ),
         0 => Value::ip(Ipv4Addr::new(10, input.byte() & 3, input.byte() & 129, input.byte()).into()),
         1 => Value::number(u128::from(input.u16() & 0x83ff)),
         2 => Value::number(u128::from(input.below(20))),
@@ -109,7 +114,9 @@ fn value(input: &mut Input<'_>, field: usize) -> Value {
 /// What [`Selection`] says, rule by rule.
 fn scan(rules: &[Rule], selection: Selection, packet: &Values) -> Option<usize> {
     let holds = |condition: &Condition| {
-        packet.read(condition.field).is_some_and(|value| condition.ranges.iter().any(|range| range.contains(value)))
+        packet
+            .read(condition.field)
+            .is_some_and(|value| condition.ranges.iter().any(|range| range.contains(value)))
     };
     let matching = (0..rules.len()).filter(|index| rules[*index].conditions.iter().all(holds));
     match selection {

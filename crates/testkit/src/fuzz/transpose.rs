@@ -6,8 +6,8 @@ use lamina_core::address::{MacAddr, VlanTags};
 use lamina_core::flow::{EncapKind, IpPair, Level, Ports};
 use lamina_core::packet::{Packet, parse};
 use lamina_core::transposition::{
-    Edit, HeaderOp, Modify, ModifyL2, ModifyL3, ModifyL4, Push, PushDscp, PushEncap, PushIp, PushL2, Transposition,
-    Ttl,
+    Edit, HeaderOp, Modify, ModifyL2, ModifyL3, ModifyL4, Push, PushDscp, PushEncap, PushIp, PushL2,
+    Transposition, Ttl,
 };
 
 use super::input::Input;
@@ -36,7 +36,11 @@ pub fn transpose_any(bytes: &[u8]) {
     if edit.apply(&mut packet, &parsed.layout).is_ok() {
         let end = parsed.layout.groups[parsed.stack.groups().len() - 1].end as usize;
         // Ethernet padding and a datagram's slack are payload too: nothing behind the headers moves or changes.
-        assert!(packet.frame().ends_with(&frame[end..]), "{first:?} changed the payload of {:?}", parsed.stack);
+        assert!(
+            packet.frame().ends_with(&frame[end..]),
+            "{first:?} changed the payload of {:?}",
+            parsed.stack
+        );
     }
 }
 
@@ -60,7 +64,9 @@ fn level(input: &mut Input<'_>) -> Level {
 
 fn modify(input: &mut Input<'_>) -> Modify {
     match level(input) {
-        Level::L2 => Modify::L2(ModifyL2 { src: Some(mac(input)), dst: input.maybe(mac), ..ModifyL2::default() }),
+        Level::L2 => {
+            Modify::L2(ModifyL2 { src: Some(mac(input)), dst: input.maybe(mac), ..ModifyL2::default() })
+        }
         Level::L3 => {
             let is_v4 = input.byte() & 1 == 0;
             let ttl = input.maybe(|input| match input.byte() {
@@ -72,9 +78,11 @@ fn modify(input: &mut Input<'_>) -> Modify {
             let dst = input.maybe(|input| address(input, is_v4));
             Modify::L3(ModifyL3 { src, dst, dscp, ttl, ..ModifyL3::default() })
         }
-        Level::L4 => {
-            Modify::L4(ModifyL4 { src_port: input.maybe(Input::u16), dst_port: Some(input.u16()), ..ModifyL4::default() })
-        }
+        Level::L4 => Modify::L4(ModifyL4 {
+            src_port: input.maybe(Input::u16),
+            dst_port: Some(input.u16()),
+            ..ModifyL4::default()
+        }),
     }
 }
 
@@ -87,7 +95,8 @@ fn push(input: &mut Input<'_>) -> Push {
         1 => {
             let is_v4 = input.byte() & 1 == 0;
             let (src, dst) = (address(input, is_v4), address(input, is_v4));
-            let dscp = if input.byte() & 1 == 0 { PushDscp::Copy } else { PushDscp::Fixed(input.byte() & 63) };
+            let dscp =
+                if input.byte() & 1 == 0 { PushDscp::Copy } else { PushDscp::Fixed(input.byte() & 63) };
             let addresses = IpPair::new(src, dst).expect("both are of one family");
             Push::Ip(PushIp { addresses, ttl: input.byte().max(1), dscp, protocol: 253 })
         }
