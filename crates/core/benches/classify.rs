@@ -11,6 +11,7 @@ use lamina_core::flow::Value;
 use lamina_core::layer::{Rule, Selection, ValueRange};
 use lamina_core::resource::Resources;
 
+#[allow(dead_code, reason = "shared with tests")]
 mod data;
 
 use data::{FIELDS, FiveTuple, Random, condition, ipv4, rule};

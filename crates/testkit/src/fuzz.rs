@@ -1,6 +1,13 @@
 //! Fuzz bodies: plain functions over bytes that panic when something is wrong. The fuzzer calls them, and so do
 //! ordinary tests with a replayed corpus.
 
+mod classify;
+mod input;
+mod transpose;
+
+pub use classify::classify_any;
+pub use transpose::transpose_any;
+
 use lamina_core::address::MacAddr;
 use lamina_core::flow::{L4, Ports};
 use lamina_core::packet::{

@@ -6,6 +6,7 @@
 
 mod action;
 mod condition;
+mod field;
 mod layer;
 mod resource;
 mod transpose;
@@ -13,7 +14,8 @@ mod transpose;
 pub use action::{
     Action, Affinity, Dscp, Encap, EncapKind, MacSource, MapEncap, Nat, NatTo, Respond, Tunnel,
 };
-pub use condition::{Condition, FieldName, HeaderField, Scalar, Scope, Value, ValueKind};
+pub use condition::{Condition, Scalar, Value};
+pub use field::{FieldName, HeaderField, Scope, ValueKind};
 pub use layer::{ContextDirection, DefaultAction, Group, Layer, ReverseTunnel, Rule, Selection, Stateful};
 pub use resource::{Mapping, MappingEntry, Meter, MeterCounts, PrefixSet, Resources, Target, TargetSet};
 pub use transpose::{HeaderOp, Level, Modify, Push, Ttl, VlanTag};

@@ -215,7 +215,7 @@ impl Decoder<'_> {
         let counter = self.counter(&fields)?;
         let packets = fields.optional("packets").and_then(|tree| self.bounds(tree));
         let bytes = fields.optional("bytes").and_then(|tree| self.bounds(tree));
-        if packets.is_none() && bytes.is_none() {
+        if fields.optional("packets").is_none() && fields.optional("bytes").is_none() {
             self.error(
                 Code::MissingField,
                 fields.head(),

@@ -5,22 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use lamina_api::Document;
-use lamina_api::topology::{Host, NamedPolicy, PolicyChange, Topology};
+use lamina_api::topology::{Host, HostKind, Link, NamedPolicy, PolicyChange, Topology};
+use lamina_api::{Document, Report};
 use lamina_backend::Backend;
 use lamina_backend::af_packet::{AfPacket, AfPacketConfig};
 use lamina_backend::namespace::NetNs;
 use lamina_core::stats::PortCounters;
-use lamina_core::switch::{PortConfig, PortId, Switch, SwitchConfig, Underlay};
+use lamina_core::switch::{PortConfig, PortId, Switch, SwitchConfig};
 use lamina_daemon::convert::{self, HostPolicy, PortIds};
 use lamina_daemon::underlay::sink::{Sink, TUNNEL_UDP_PORTS};
 use lamina_daemon::underlay::{Snapshot, Synchroniser, UplinkInterface};
-
-use super::driver::Driver;
+use lamina_daemon::worker::{self, Ports, SendError, WorkerConfig};
 
 /// Numbers of uplinks beyond the first, far from those of ports.
 const FURTHER_UPLINKS: u32 = 1 << 30;
@@ -30,12 +29,19 @@ const RESOLVE: Duration = Duration::from_secs(1);
 /// A running switch.
 #[derive(Debug)]
 pub struct HostSwitch {
-    // In this order: the synchroniser tells the driver, which sends by sockets that the sink protects.
+    // Before the worker, which its thread tells of changes.
     synchroniser: Option<Synchroniser>,
-    driver: Driver,
+    shared: Arc<Shared>,
     _sink: Option<Sink>,
-    underlay: Arc<Mutex<Underlay>>,
     state: Mutex<State>,
+}
+
+/// What the synchroniser's thread and the lab's both use.
+#[derive(Debug, Default)]
+struct Shared {
+    worker: OnceLock<worker::Handle>,
+    /// The last snapshot.
+    latest: Mutex<Option<Snapshot>>,
 }
 
 /// What is in force.
@@ -58,63 +64,35 @@ impl HostSwitch {
     ) -> Result<HostSwitch> {
         let mut ids = PortIds::default();
         let wanted = merged(base, policies, &mut ids)?;
-        let attached =
-            topology.links.iter().filter(|link| link.attachments.iter().any(|(name, _)| *name == host.name));
+        let is_attached = |link: &&Link| link.attachments.iter().any(|(name, _)| *name == host.name);
+        let attached = topology.links.iter().filter(is_attached).enumerate();
         let uplinks: Vec<_> = attached
-            .enumerate()
             .map(|(index, link)| UplinkInterface { id: uplink_id(index), interface: link.name.to_string() })
             .collect();
-        let mut switch = Switch::new(SwitchConfig { seed: seed(&host.name) });
-        for port in &wanted.ports {
-            switch
-                .add_port(port.id, port.config.clone())
-                .map_err(|error| anyhow!("the port {} could not be added: {error:?}", port.config.name))?;
-            switch
-                .publish(port.id, port.policy.clone())
-                .map_err(|error| anyhow!("the policy of {} was refused: {error:?}", port.config.name))?;
-        }
-        switch.set_multicast(wanted.multicast.clone());
         let backends = ns.run(|| backends(&wanted, &uplinks))??;
-        let sink = if uplinks.is_empty() { None } else { Some(ns.run(|| Sink::open(&TUNNEL_UDP_PORTS))??) };
+        let shared = Arc::new(Shared::default());
+        let mut config = WorkerConfig::new(SwitchConfig { seed: seed(&host.name) });
+        let (mut synchroniser, mut sink) = (None, None);
+        if !uplinks.is_empty() {
+            sink = Some(ns.run(|| Sink::open(&TUNNEL_UDP_PORTS))??);
+            let told = Arc::clone(&shared);
+            let (started, first) =
+                ns.run(|| Synchroniser::start(uplinks, move |snapshot| told.set(snapshot)))??;
+            let resolver = started.resolver();
+            config.resolve = Some(Box::new(move |next_hop| resolver.resolve(next_hop)));
+            // A later one may already be there.
+            shared.latest().get_or_insert(first);
+            synchroniser = Some(started);
+        }
+        let worker = worker::spawn(&host.name, config, None).context("the worker could not be started")?;
         let configs = wanted.ports.iter().map(|port| (port.id, port.config.clone())).collect();
+        let snapshot = shared.latest().clone();
+        worker.call(move |switch, ports| populate(switch, ports, wanted, snapshot, backends))??;
+        // From here on the worker hears of changes; one that came in between is told now.
+        let _ = shared.worker.set(worker);
+        shared.tell();
         let state = Mutex::new(State { base: base.clone(), policies: policies.to_vec(), ids, configs });
-        if uplinks.is_empty() {
-            let driver = Driver::start(switch, backends, None)?;
-            return Ok(HostSwitch {
-                synchroniser: None,
-                driver,
-                _sink: sink,
-                underlay: Arc::default(),
-                state,
-            });
-        }
-        let (updates, pending) = std::sync::mpsc::channel::<Snapshot>();
-        let underlay = Arc::new(Mutex::new(Underlay::default()));
-        let latest = Arc::clone(&underlay);
-        let publish = move |snapshot: Snapshot| {
-            latest.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&snapshot.underlay);
-            let _ = updates.send(snapshot);
-        };
-        let (synchroniser, first) = ns.run(|| Synchroniser::start(uplinks, publish))??;
-        for (id, config) in &first.uplinks {
-            switch
-                .add_uplink(*id, config.clone())
-                .map_err(|error| anyhow!("the uplink {} could not be added: {error:?}", config.name))?;
-        }
-        switch.set_underlay(first.underlay);
-        let driver = Driver::start(switch, backends, Some(synchroniser.resolver()))?;
-        let tell = driver.tell();
-        std::thread::Builder::new().name("underlay-updates".into()).spawn(move || {
-            for snapshot in pending {
-                tell(Box::new(move |switch| {
-                    for (id, config) in snapshot.uplinks {
-                        switch.set_uplink(id, config);
-                    }
-                    switch.set_underlay(snapshot.underlay);
-                }));
-            }
-        })?;
-        Ok(HostSwitch { synchroniser: Some(synchroniser), driver, _sink: sink, underlay, state })
+        Ok(HostSwitch { synchroniser, shared, _sink: sink, state })
     }
 
     /// Has the kernel resolve `neighbors`, the other hosts on this one's links, and waits a moment for them: without
@@ -123,8 +101,9 @@ impl HostSwitch {
         let Some(synchroniser) = &self.synchroniser else { return };
         let deadline = Instant::now() + RESOLVE;
         let is_missing = |address: &&IpAddr| {
-            let underlay = self.underlay.lock().unwrap_or_else(PoisonError::into_inner);
-            !underlay.neighbors.iter().any(|(known, _)| known == *address)
+            let latest = self.shared.latest();
+            let mut neighbors = latest.iter().flat_map(|snapshot| &snapshot.underlay.neighbors);
+            !neighbors.any(|(known, _)| known == *address)
         };
         while Instant::now() < deadline {
             let missing: Vec<_> = neighbors.iter().filter(is_missing).collect();
@@ -160,7 +139,7 @@ impl HostSwitch {
             }
         }
         let ports = wanted.ports.len();
-        self.driver.ask(move |switch| {
+        self.shared.worker()?.call(move |switch, _| {
             for port in wanted.ports {
                 switch
                     .publish(port.id, port.policy)
@@ -177,17 +156,94 @@ impl HostSwitch {
     pub fn counters(&self, port: &str) -> Result<PortCounters> {
         let id = self.state.lock().unwrap_or_else(PoisonError::into_inner).ids.id(port);
         let id = id.with_context(|| format!("there is no port {port}"))?;
-        self.driver
-            .ask(move |switch| switch.counters(id))?
-            .with_context(|| format!("there is no port {port}"))
+        let counters = self.shared.worker()?.call(move |switch, _| switch.counters(id))?;
+        counters.with_context(|| format!("there is no port {port}"))
     }
+}
+
+impl Shared {
+    fn latest(&self) -> MutexGuard<'_, Option<Snapshot>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn worker(&self) -> Result<&worker::Handle> {
+        self.worker.get().context("the worker is not running")
+    }
+
+    fn set(&self, snapshot: Snapshot) {
+        *self.latest() = Some(snapshot);
+        self.tell();
+    }
+
+    /// Tells the worker the last snapshot, unless it is not running yet.
+    fn tell(&self) {
+        let (Some(worker), Some(snapshot)) = (self.worker.get(), self.latest().clone()) else { return };
+        loop {
+            let snapshot = snapshot.clone();
+            let sent = worker.send(Box::new(move |switch, _| {
+                for (id, config) in snapshot.uplinks {
+                    switch.set_uplink(id, config);
+                }
+                switch.set_underlay(snapshot.underlay);
+            }));
+            match sent {
+                // The worker is behind with its commands; it must not miss this one.
+                Err(SendError::Full) => std::thread::sleep(Duration::from_millis(1)),
+                Ok(()) | Err(SendError::Gone) => return,
+            }
+        }
+    }
+}
+
+/// Adds a host's ports and uplinks to a new switch.
+fn populate(
+    switch: &mut Switch,
+    ports: &mut Ports,
+    wanted: HostPolicy,
+    snapshot: Option<Snapshot>,
+    backends: BTreeMap<PortId, Box<dyn Backend>>,
+) -> Result<()> {
+    for port in wanted.ports {
+        let name = port.config.name.clone();
+        let added = switch.add_port(port.id, port.config);
+        added.map_err(|error| anyhow!("the port {name} could not be added: {error:?}"))?;
+        let published = switch.publish(port.id, port.policy);
+        published.map_err(|error| anyhow!("the policy of {name} was refused: {error:?}"))?;
+    }
+    switch.set_multicast(wanted.multicast);
+    if let Some(snapshot) = snapshot {
+        for (id, config) in snapshot.uplinks {
+            let name = config.name.clone();
+            let added = switch.add_uplink(id, config);
+            added.map_err(|error| anyhow!("the uplink {name} could not be added: {error:?}"))?;
+        }
+        switch.set_underlay(snapshot.underlay);
+    }
+    for (id, backend) in backends {
+        ports.attach(id, backend).with_context(|| format!("port {} got no device", id.0))?;
+    }
+    Ok(())
+}
+
+/// What is probably not meant in the policies that are in force at the start, or why they cannot be used.
+pub fn warnings(topology: &Topology) -> Result<Report, Report> {
+    let mut found = Report::new();
+    for host in &topology.hosts {
+        if let HostKind::Lamina { base, policies, .. } = &host.kind {
+            found.append(convert::merge(&documents(base, policies), &mut PortIds::default())?.warnings);
+        }
+    }
+    Ok(found)
+}
+
+fn documents(base: &Document, policies: &[NamedPolicy]) -> Vec<Document> {
+    let policies = policies.iter().map(|policy| policy.document.clone());
+    std::iter::once(base.clone()).chain(policies).collect()
 }
 
 /// The policy of a host out of what its virtual machines and its controllers say.
 fn merged(base: &Document, policies: &[NamedPolicy], ids: &mut PortIds) -> Result<HostPolicy> {
-    let documents: Vec<_> =
-        std::iter::once(base.clone()).chain(policies.iter().map(|policy| policy.document.clone())).collect();
-    let converted = convert::merge(&documents, ids)?;
+    let converted = convert::merge(&documents(base, policies), ids)?;
     Ok(converted.policy)
 }
 

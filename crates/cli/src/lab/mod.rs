@@ -10,7 +10,6 @@
 //! The lab must never touch the network it was started in: every device is made inside a namespace that it made.
 
 mod checks;
-mod driver;
 mod fabric;
 mod host;
 mod report;
@@ -57,17 +56,20 @@ struct RunArgs {
 /// cannot enter a user namespace. The exit code is 1 when a check was not as expected.
 pub fn run(args: LabArgs) -> Result<ExitCode> {
     let LabCommand::Run(args) = args.command;
-    let topology = match read(&args.file)? {
-        Ok(topology) => topology,
+    let checked =
+        read(&args.file)?.and_then(|topology| host::warnings(&topology).map(|found| (topology, found)));
+    let (topology, warnings) = match checked {
+        Ok(checked) => checked,
         Err(report) if args.json => {
             println!("{:#}", report.to_json());
             return Ok(ExitCode::FAILURE);
         }
         Err(report) => {
-            eprint!("{}", report.render(colours()));
+            eprint!("{}", report.render(crate::policy::colours(&std::io::stderr())));
             return Ok(ExitCode::FAILURE);
         }
     };
+    eprint!("{}", warnings.render(crate::policy::colours(&std::io::stderr())));
     let unshared = !namespace::may_make_namespaces();
     if unshared {
         namespace::unshare_user_and_net().context("a lab is made of network namespaces")?;
@@ -83,7 +85,7 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
         if let Some(description) = &topology.description {
             println!("{}: {description}", topology.name);
         }
-        println!("{}", report::table(&outcomes, None));
+        println!("{}", report::table(&outcomes, terminal_width()));
         println!("{}", report::summary(&outcomes));
     }
     if args.keep {
@@ -156,7 +158,7 @@ fn keep(lab: &Lab, unshared: bool) {
     }
 }
 
-fn colours() -> bool {
-    use std::io::IsTerminal;
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+/// The width of the terminal that standard output is; `None` when it is none.
+fn terminal_width() -> Option<u16> {
+    rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|width| *width > 0)
 }

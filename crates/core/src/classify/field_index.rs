@@ -6,8 +6,9 @@
 //! IPv6 in order. A condition's range is then exactly a range of ranks, and from here on addresses, ports, MACs
 //! and metadata are all the same: 32-bit numbers, compared without knowing their width or family.
 //!
-//! The structure that finds a rank is chosen per family by what the conditions look like: few starts are counted
-//! through (interval tree of one block), single values are hashed, prefixes get a trie, ranges an interval tree.
+//! The structure that finds a rank is chosen per family by what the conditions look like: numbers of 16 bits are
+//! ranks as they are, few starts are counted through (interval tree of one block), single values are hashed,
+//! prefixes get a trie, ranges an interval tree.
 //!
 //! It must be exact: `ranks(range)` holds the rank of a value if and only if the range holds the value.
 
@@ -43,9 +44,13 @@ struct FamilyIndex {
     search: Search,
 }
 
+/// From here on numbers that are their own ranks are alike.
+const SMALL: u128 = 1 << 16;
+
 /// Finds ranks within a family, in the narrowest keys that hold its starts.
 #[derive(Clone, Debug)]
 enum Search {
+    Small,
     Bits32(Structure<u32>),
     Bits64(Structure<u64>),
     Bits128(Structure<u128>),
@@ -98,10 +103,16 @@ impl FieldIndex {
     pub(super) fn kind(&self) -> Kind {
         let largest = self.families.iter().flatten().max_by_key(|family| family.starts);
         largest.map_or(Kind::List, |family| match &family.search {
+            Search::Small => Kind::Hash,
             Search::Bits32(structure) => structure.kind(),
             Search::Bits64(structure) => structure.kind(),
             Search::Bits128(structure) => structure.kind(),
         })
+    }
+
+    /// True where numbers are their own ranks.
+    pub(super) fn is_small(&self) -> bool {
+        self.families.iter().flatten().any(|family| matches!(family.search, Search::Small))
     }
 
     /// Bytes of memory behind it, about.
@@ -110,6 +121,7 @@ impl FieldIndex {
             .iter()
             .flatten()
             .map(|family| match &family.search {
+                Search::Small => 0,
                 Search::Bits32(structure) => structure.bytes(),
                 Search::Bits64(structure) => structure.bytes(),
                 Search::Bits128(structure) => structure.bytes(),
@@ -132,6 +144,10 @@ fn within(range: &ValueRange, family: Family) -> Option<(u128, u128)> {
 impl Search {
     /// The search that suits `spans`, and how many ranks above its first it gives.
     fn new(spans: &[(u128, u128)]) -> (Search, usize) {
+        let highest = spans.iter().map(|(low, high)| high.checked_add(1).unwrap_or(*low)).max();
+        if highest.is_none_or(|highest| highest <= SMALL) {
+            return (Search::Small, SMALL as usize);
+        }
         let mut values: Vec<u128> = spans.iter().map(|(low, _)| *low).collect();
         values.sort_unstable();
         values.dedup();
@@ -157,6 +173,7 @@ impl Search {
     #[inline]
     fn rank(&self, bits: u128) -> u32 {
         match self {
+            Search::Small => bits.min(SMALL) as u32,
             Search::Bits32(structure) => structure.rank(bits),
             Search::Bits64(structure) => structure.rank(bits),
             Search::Bits128(structure) => structure.rank(bits),
@@ -277,13 +294,15 @@ mod tests {
 
     #[test]
     fn the_kind_follows_the_values() {
-        let singles: Vec<(u128, u128)> = (0..100).map(|n| (n * 7, n * 7)).collect();
-        let prefixes: Vec<(u128, u128)> = (0..100).map(|n| (n << 8, n << 8 | 0xff)).collect();
-        let ranges: Vec<(u128, u128)> = (0..100).map(|n| (n * 7, n * 9 + 3)).collect();
+        let singles: Vec<(u128, u128)> = (0..100).map(|n| (n << 20, n << 20)).collect();
+        let prefixes: Vec<(u128, u128)> = (0..100).map(|n| (n << 20, n << 20 | 0xff)).collect();
+        let ranges: Vec<(u128, u128)> = (0..100).map(|n| (n << 20, (n << 21) + 3)).collect();
+        let small: Vec<(u128, u128)> = (0..100).map(|n| (n * 3, n * 5)).collect();
         assert_eq!(kind(&singles), Kind::Hash);
         assert_eq!(kind(&prefixes), Kind::Trie);
         assert_eq!(kind(&ranges), Kind::IntervalTree);
         assert_eq!(kind(&singles[..4]), Kind::IntervalTree);
+        assert_eq!(kind(&small), Kind::Hash);
         assert_eq!(kind(&[]), Kind::List);
     }
 }

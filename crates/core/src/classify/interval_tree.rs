@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use super::key::Key;
+use super::key::{Key, count_through};
 
 /// Keys per block.
 const FAN: usize = 16;
@@ -65,7 +65,7 @@ impl<K: Key> IntervalTree<K> {
     /// How many keys of block `number` are not above `key`; none where there is no such block.
     #[inline]
     fn count(&self, number: usize, key: K) -> usize {
-        self.blocks.get(number).map_or(0, |block| block.iter().filter(|start| **start <= key).count())
+        self.blocks.get(number).map_or(0, |block| count_through(block, key) as usize)
     }
 
     /// Bytes of memory behind it.

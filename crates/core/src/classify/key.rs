@@ -20,6 +20,12 @@ pub(super) trait Key: Copy + Ord + core::hash::Hash + core::fmt::Debug {
     fn slot(self, low: Self, shift: u32) -> usize;
 }
 
+/// How many of `keys` are not above `key`. All are looked at, in any order and without a branch.
+#[inline]
+pub(super) fn count_through<K: Key>(keys: &[K], key: K) -> u32 {
+    keys.iter().map(|other| u32::from(*other <= key)).sum()
+}
+
 macro_rules! keys {
     ($($number:ty),+) => { $(
         impl Key for $number {

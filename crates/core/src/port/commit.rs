@@ -113,10 +113,48 @@ impl Port {
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.count.add(count);
         flow.last_seen = now;
-        if let Some(conversation) = flow.basis.conversation
-            && let Some(conversation) = self.conversations.get_mut(conversation)
-        {
+        if let Some(conversation) = flow.basis.conversation {
+            self.see(conversation, now);
+        }
+    }
+
+    /// Marks a packet of conversation `id`. Pairs that were over before it end here, so that it cannot bring them
+    /// back.
+    #[inline]
+    fn see(&mut self, id: u32, now: Instant) {
+        let Some(conversation) = self.conversations.get_mut(id) else { return };
+        if now - conversation.last_seen <= conversation.shortest {
             conversation.last_seen = now;
+            return;
+        }
+        self.end_expired(id, now);
+        if let Some(conversation) = self.conversations.get_mut(id) {
+            conversation.last_seen = now;
+        }
+    }
+
+    /// The conversation of a pair.
+    fn owner(&self, table: u32, pair: u32) -> Option<u32> {
+        self.layer_table(table).and_then(|flows| flows.get(pair)).map(|pair| pair.conversation)
+    }
+
+    /// Ends the pairs of conversation `id` that are over at `now`, and the conversation with its last pair.
+    fn end_expired(&mut self, id: u32, now: Instant) {
+        let Some(conversation) = self.conversations.get(id) else { return };
+        let quiet = now - conversation.last_seen;
+        let mut ended = Vec::new();
+        let mut shortest = Duration(u64::MAX);
+        for (table, pair) in &conversation.pairs {
+            match self.layer_table(*table).and_then(|flows| flows.get(*pair)) {
+                Some(alive) if quiet <= alive.rule.time_to_live => {
+                    shortest = shortest.min(alive.rule.time_to_live);
+                }
+                _ => ended.push((*table, *pair)),
+            }
+        }
+        self.end_pairs(&ended);
+        if let Some(conversation) = self.conversations.get_mut(id) {
+            conversation.shortest = shortest;
         }
     }
 
@@ -124,18 +162,29 @@ impl Port {
     pub(crate) fn commit(&mut self, entry: &Entry, plan: &mut Resolution, count: Count) -> Committed {
         let now = entry.now;
         self.end_pairs(&plan.ended);
+        let key = conversation_key(entry, plan);
+        if let Some(known) = key.and_then(|key| self.conversations.find(&key)) {
+            self.see(known, now);
+        }
+        for (table, id) in &plan.met {
+            if let Some(owner) = self.owner(*table, *id) {
+                self.see(owner, now);
+            }
+        }
         for (table, id, rule) in plan.moved.drain(..) {
             let generation = self.generation;
             if let Some(flows) = self.layer_table_mut(table)
                 && let Some(pair) = flows.get_mut(id)
             {
-                let last_moment = now + rule.time_to_live;
+                let (owner, time_to_live) = (pair.conversation, rule.time_to_live);
                 pair.rule = rule;
                 pair.generation = generation;
-                flows.none_expires_before = flows.none_expires_before.min(last_moment);
+                flows.none_expires_before = flows.none_expires_before.min(now + time_to_live);
+                if let Some(owner) = self.conversations.get_mut(owner) {
+                    owner.shortest = owner.shortest.min(time_to_live);
+                }
             }
         }
-        let key = conversation_key(entry, plan);
         let mut conversation = key.and_then(|key| self.conversations.find(&key));
         if let Some((_, first)) = plan.created.first() {
             let key = key.unwrap_or(first.forward_key.tuple);
@@ -145,29 +194,20 @@ impl Port {
             let Some(owner) = conversation else { break };
             pair.conversation = owner;
             let keys = [pair.forward_key, pair.reverse_key];
+            let time_to_live = pair.rule.time_to_live;
             let Some(flows) = self.layer_table_mut(table) else { continue };
-            flows.none_expires_before = flows.none_expires_before.min(now + pair.rule.time_to_live);
+            flows.none_expires_before = flows.none_expires_before.min(now + time_to_live);
             let id = flows.insert(pair);
             if let Some(owner) = self.conversations.get_mut(owner) {
                 owner.pairs.push((table, id));
+                owner.shortest = owner.shortest.min(time_to_live);
             }
             keys.iter().for_each(|key| self.void_watches(table, key));
         }
-        let mut is_shared = false;
-        for (table, id) in &plan.met {
-            let Some(owner) =
-                self.layer_table(*table).and_then(|flows| flows.get(*id)).map(|pair| pair.conversation)
-            else {
-                continue;
-            };
-            is_shared |= conversation != Some(owner);
-            if let Some(owner) = self.conversations.get_mut(owner) {
-                owner.last_seen = now;
-            }
-        }
-        if let Some(conversation) = conversation.and_then(|id| self.conversations.get_mut(id)) {
-            conversation.last_seen = now;
-        }
+        let is_shared = plan
+            .met
+            .iter()
+            .any(|(table, id)| self.owner(*table, *id).is_some_and(|owner| conversation != Some(owner)));
         let slots = self.slots(plan);
         for slot in &slots {
             self.counters.add(*slot, count);
@@ -192,10 +232,9 @@ impl Port {
         }
         let mut over: Vec<u32> = Vec::new();
         if reason == DropReason::Blocked {
-            for (table, id, _) in &plan.moved {
-                let pair = self.layer_table(*table).and_then(|flows| flows.get(*id));
-                over.extend(pair.map(|pair| pair.conversation));
-            }
+            let moved = plan.moved.iter().map(|(table, id, _)| (table, id));
+            let revoked = plan.revoked.iter().map(|(table, id)| (table, id));
+            over.extend(moved.chain(revoked).filter_map(|(table, id)| self.owner(*table, *id)));
             if let Some(flow) = stale_flow.and_then(|id| self.flows.get(id))
                 && flow.basis.generation < self.generation
             {
@@ -287,15 +326,7 @@ impl Port {
     /// the next call. Expiry itself does not wait for this: a lookup checks the time.
     pub(crate) fn expire(&mut self, now: Instant, budget: u32) {
         for id in self.conversations.slice(budget) {
-            let Some(conversation) = self.conversations.get(id) else { continue };
-            let quiet = now - conversation.last_seen;
-            let over = |(table, pair): &(u32, u32)| {
-                let pair = self.layer_table(*table).and_then(|flows| flows.get(*pair));
-                pair.is_none_or(|pair| quiet > pair.rule.time_to_live)
-            };
-            let ended: Vec<(u32, u32)> =
-                conversation.pairs.iter().filter(|pair| over(pair)).copied().collect();
-            self.end_pairs(&ended);
+            self.end_expired(id, now);
         }
         let idle = self.config.limits.idle;
         for id in self.flows.slice(budget) {

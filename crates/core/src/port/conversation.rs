@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 
 use super::layer_flow::Tuple;
 use super::slab::Slab;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// One conversation that holds state.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Conversation {
     pub(crate) key: Tuple,
     /// When a packet of either direction was last forwarded.
     pub(crate) last_seen: Instant,
+    /// No pair of it has a shorter time to live.
+    pub(crate) shortest: Duration,
     /// Its layer flows: layer table and pair.
     pub(crate) pairs: Vec<(u32, u32)>,
     /// Its unified flows.
@@ -58,7 +60,8 @@ impl Conversations {
     pub(crate) fn find_or_insert(&mut self, key: Tuple, now: Instant) -> u32 {
         let slab = &mut self.slab;
         *self.by_key.entry(key).or_insert_with(|| {
-            slab.insert(Conversation { key, last_seen: now, pairs: Vec::new(), flows: Vec::new() })
+            let shortest = Duration(u64::MAX);
+            slab.insert(Conversation { key, last_seen: now, shortest, pairs: Vec::new(), flows: Vec::new() })
         })
     }
 

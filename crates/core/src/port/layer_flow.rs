@@ -136,6 +136,11 @@ impl LayerPair {
         }
     }
 
+    /// The side on which packets with `key` meet the pair.
+    pub(crate) fn side_of(&self, key: &LayerKey) -> Option<Side> {
+        [Side::Forward, Side::Reverse].into_iter().find(|side| self.key(*side) == key)
+    }
+
     pub(crate) fn transposition(&self, side: Side) -> &Transposition {
         match side {
             Side::Forward => &self.forward,

@@ -18,7 +18,7 @@ pub use inspect::LayerFlowInfo;
 pub use layer_flow::Tuple;
 
 pub(crate) use commit::{Caching, Committed, Egress};
-use layer_flow::LayerPair;
+pub(crate) use layer_flow::LayerPair;
 pub(crate) use layer_flow::Side;
 pub(crate) use observe::{Decision, GroupVerdict, Observer};
 pub(crate) use resolve::{Entry, Planned, Resolution};

@@ -54,6 +54,8 @@ pub(crate) struct Resolution {
     pub(crate) moved: Vec<(u32, u32, PairRule)>,
     /// Pairs that end: expired, or no longer allowed.
     pub(crate) ended: Vec<(u32, u32)>,
+    /// Those of them that an update no longer allows.
+    pub(crate) revoked: Vec<(u32, u32)>,
     /// Pairs to create: table, pair (its conversation is filled in on commit).
     pub(crate) created: Vec<(u32, LayerPair)>,
     /// Hashes of layer keys that were looked for in vain.
@@ -114,10 +116,23 @@ impl Port {
         entry: &Entry,
         observer: &mut dyn Observer,
     ) -> Resolution {
+        self.resolve_after(program, entry, &[], observer)
+    }
+
+    /// The same, as if the pairs `pending` (table, pair) of another plan had been committed: what a simulated reply
+    /// meets on its way back.
+    pub(crate) fn resolve_after(
+        &self,
+        program: &Program,
+        entry: &Entry,
+        pending: &[(u32, LayerPair)],
+        observer: &mut dyn Observer,
+    ) -> Resolution {
         let mut walk = Walk {
             port: self,
             program,
             entry,
+            pending,
             metadata: Metadata::default(),
             plan: Resolution {
                 outcome: Planned::Forward,
@@ -128,6 +143,7 @@ impl Port {
                 met: Vec::new(),
                 moved: Vec::new(),
                 ended: Vec::new(),
+                revoked: Vec::new(),
                 created: Vec::new(),
                 missed: Vec::new(),
                 time_to_live: Duration(u64::MAX),
@@ -151,6 +167,8 @@ struct Walk<'a> {
     port: &'a Port,
     program: &'a Program,
     entry: &'a Entry,
+    /// Pairs that are to be seen as if they existed.
+    pending: &'a [(u32, LayerPair)],
     metadata: Metadata,
     plan: Resolution,
 }
@@ -195,6 +213,10 @@ impl Walk<'_> {
         key: &LayerKey,
         observer: &mut dyn Observer,
     ) -> Option<LayerAnswer> {
+        let of_table = self.pending.iter().filter(|(of, _)| *of == table);
+        if let Some((side, pair)) = of_table.filter_map(|(_, pair)| Some((pair.side_of(key)?, pair))).next() {
+            return Some(self.answer_of(pair, side, &pair.rule, observer));
+        }
         let (id, side, pair) = self.port.layer_table(table)?.find(key)?;
         if !self.port.is_alive(pair, self.entry.now) {
             self.plan.ended.push((table, id));
@@ -207,11 +229,27 @@ impl Walk<'_> {
                 Some(rule) => Some(rule),
                 None => {
                     self.plan.ended.push((table, id));
+                    self.plan.revoked.push((table, id));
                     return None;
                 }
             }
         };
-        let rule = renewed.as_ref().unwrap_or(&pair.rule);
+        let answer = self.answer_of(pair, side, renewed.as_ref().unwrap_or(&pair.rule), observer);
+        self.plan.met.push((table, id));
+        if let Some(rule) = renewed {
+            self.plan.moved.push((table, id, rule));
+        }
+        Some(answer)
+    }
+
+    /// What `pair`, which has `rule`, answers on one of its sides.
+    fn answer_of(
+        &mut self,
+        pair: &LayerPair,
+        side: Side,
+        rule: &PairRule,
+        observer: &mut dyn Observer,
+    ) -> LayerAnswer {
         observer.decide(Decision::Flow { side, rule });
         let carries_contexts = side == Side::Forward || rule.contexts == ContextDirection::Both;
         let effect = Effect {
@@ -221,12 +259,7 @@ impl Walk<'_> {
             outcome: Outcome::Continue,
         };
         self.plan.time_to_live = self.plan.time_to_live.min(rule.time_to_live);
-        self.plan.met.push((table, id));
-        let slot = rule.slot;
-        if let Some(rule) = renewed {
-            self.plan.moved.push((table, id, rule));
-        }
-        Some(LayerAnswer { slot, effect })
+        LayerAnswer { slot: rule.slot, effect }
     }
 
     /// Asks the rules of `layer` about the packet that created `pair`: what the pair has from the rule that it may
@@ -321,7 +354,9 @@ impl Walk<'_> {
         let Some(tuple) = seen_by_reply else { return Ok(()) };
         let reverse_key = LayerKey { tuple: tuple.reversed(), direction: forward_key.direction.opposite() };
         let Some(flows) = self.port.layer_table(table) else { return Ok(()) };
-        if let Some((id, _, occupant)) = flows.find(&reverse_key) {
+        if let Some((id, _, occupant)) = flows.find(&reverse_key)
+            && !self.plan.ended.contains(&(table, id))
+        {
             if self.port.is_alive(occupant, self.entry.now) {
                 return Err(DropReason::FlowKeyTaken);
             }

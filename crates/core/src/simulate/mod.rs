@@ -14,8 +14,8 @@ use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
 use crate::packet::{Packet, Parsed, parse, parse_opaque};
-use crate::port::{Egress, Entry, Lookup, Planned, Port};
-use crate::switch::{PortId, Switch};
+use crate::port::{Egress, Entry, LayerPair, Lookup, Planned, Port};
+use crate::switch::{PortId, Switch, header_len, is_too_big, max_frame};
 use crate::time::Instant;
 use crate::transposition::{Edit, Transposition};
 
@@ -149,9 +149,15 @@ impl Switch {
     /// Traces `frame` as if it were received on `from` at `now`: outbound from a port's NIC, or from the network
     /// on an uplink. `None` when there is no such port.
     pub fn trace(&self, now: Instant, from: PortId, frame: &[u8]) -> Option<Trace> {
+        self.trace_packet(now, from, &Packet::from_frame(frame))
+    }
+
+    /// Traces `packet`, which may be a super-frame, like [`Switch::trace`].
+    pub fn trace_packet(&self, now: Instant, from: PortId, packet: &Packet) -> Option<Trace> {
         if self.port(from).is_some() {
-            return self.trace_crossing(now, from, Direction::Outbound, from, frame);
+            return self.crossing(now, from, Direction::Outbound, from, packet);
         }
+        let frame = packet.frame();
         let uplink = self.fabric().uplink_name(from)?;
         let parsed = parse(frame).or_else(|reason| parse_opaque(frame).map_err(|_| reason));
         let mut trace = Trace {
@@ -166,7 +172,7 @@ impl Switch {
             next: Vec::new(),
         };
         match parsed.and_then(|parsed| self.fabric().target(from, &parsed.stack)) {
-            Ok(egress) => self.follow(now, from, egress, &mut trace),
+            Ok(egress) => self.follow(now, from, egress, packet, &mut trace),
             Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
         }
         Some(trace)
@@ -181,6 +187,18 @@ impl Switch {
         ingress: PortId,
         frame: &[u8],
     ) -> Option<Trace> {
+        self.crossing(now, id, direction, ingress, &Packet::from_frame(frame))
+    }
+
+    fn crossing(
+        &self,
+        now: Instant,
+        id: PortId,
+        direction: Direction,
+        ingress: PortId,
+        packet: &Packet,
+    ) -> Option<Trace> {
+        let frame = packet.frame();
         let port = self.port(id)?;
         let mut trace = Trace {
             port: port.config.name.clone(),
@@ -204,7 +222,7 @@ impl Switch {
                 trace.entered = Some(parsed.stack);
                 trace.cache = cache_state(port, &parsed, direction, ingress, now);
                 let range = (0, program.layers.len());
-                self.walk(now, (id, port), (direction, ingress, range), &parsed, frame, &mut trace);
+                self.walk(now, (id, port), (direction, ingress, range), (&parsed, packet), &[], &mut trace);
             }
         }
         Some(trace)
@@ -215,8 +233,8 @@ impl Switch {
         now: Instant,
         (id, port): (PortId, &Port),
         (direction, ingress, range): (Direction, PortId, (usize, usize)),
-        parsed: &Parsed,
-        frame: &[u8],
+        (parsed, packet): (&Parsed, &Packet),
+        pending: &[(u32, LayerPair)],
         trace: &mut Trace,
     ) {
         let Some(program) = &port.program else { return };
@@ -224,10 +242,11 @@ impl Switch {
         let entry =
             Entry { headers: parsed.stack, direction, ingress: ingress.0, now, first_layer, end_layer };
         let mut recorder = Recorder::default();
-        let plan = port.resolve(program, &entry, &mut recorder);
+        let plan = port.resolve_after(program, &entry, pending, &mut recorder);
         trace.layers = recorder.nodes;
         trace.transposition = plan.transposition;
-        let mut packet = Packet::from_frame(frame);
+        let entered = packet.len();
+        let mut packet = packet.clone();
         match plan.outcome {
             Planned::Drop(reason) => trace.outcome = TraceOutcome::Drop(reason),
             Planned::Reply(reply, layer) => {
@@ -242,11 +261,14 @@ impl Switch {
                     Direction::Outbound => (0, layer),
                     Direction::Inbound => (layer + 1, program.layers.len()),
                 };
-                self.way_back(now, (id, port), (direction.opposite(), range), packet.frame(), trace);
+                let way = (direction.opposite(), range);
+                self.way_back(now, (id, port), way, &packet, &plan.created, trace);
             }
             Planned::Forward => {
                 let egress = match direction {
-                    Direction::Inbound => Ok(Egress::Nic { max_frame: u32::MAX }),
+                    Direction::Inbound => {
+                        Ok(Egress::Nic { max_frame: max_frame(port.config.mtu, &plan.headers) })
+                    }
                     Direction::Outbound => self.fabric().forward(id, &plan.headers).map(|way| {
                         trace.transposition = trace.transposition.then(&way.transposition);
                         way.egress
@@ -254,11 +276,14 @@ impl Switch {
                 };
                 let left = egress.map_err(|failure| failure.reason).and_then(|egress| {
                     edit(&trace.transposition, parsed, &mut packet)?;
+                    if is_too_big(egress, &packet, header_len(parsed, entered, packet.len())) {
+                        return Err(DropReason::TooBig);
+                    }
                     trace.frame = packet.frame().to_vec();
                     Ok(egress)
                 });
                 match left {
-                    Ok(egress) => self.follow(now, id, egress, trace),
+                    Ok(egress) => self.follow(now, id, egress, &packet, trace),
                     Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
                 }
             }
@@ -270,7 +295,8 @@ impl Switch {
         now: Instant,
         (id, port): (PortId, &Port),
         (direction, range): (Direction, (usize, usize)),
-        frame: &[u8],
+        packet: &Packet,
+        pending: &[(u32, LayerPair)],
         trace: &mut Trace,
     ) {
         let mut back = Trace {
@@ -282,18 +308,18 @@ impl Switch {
             next: Vec::new(),
             ..trace.clone()
         };
-        match parse(frame) {
+        match parse(packet.frame()) {
             Err(reason) => back.outcome = TraceOutcome::Drop(reason),
             Ok(parsed) => {
                 back.entered = Some(parsed.stack);
                 back.cache = CacheState::Miss;
-                self.walk(now, (id, port), (direction, id, range), &parsed, frame, &mut back);
+                self.walk(now, (id, port), (direction, id, range), (&parsed, packet), pending, &mut back);
             }
         }
         trace.next.push(back);
     }
 
-    fn follow(&self, now: Instant, from: PortId, egress: Egress, trace: &mut Trace) {
+    fn follow(&self, now: Instant, from: PortId, egress: Egress, packet: &Packet, trace: &mut Trace) {
         let targets: Vec<PortId> = match egress {
             Egress::Nic { .. } => {
                 trace.outcome = TraceOutcome::Deliver;
@@ -309,11 +335,9 @@ impl Switch {
         };
         let name = |id: &PortId| self.port(*id).map(|port| port.config.name.clone());
         trace.outcome = TraceOutcome::Ports(targets.iter().filter_map(name).collect());
-        let frame = core::mem::take(&mut trace.frame);
         for to in targets {
-            trace.next.extend(self.trace_crossing(now, to, Direction::Inbound, from, &frame));
+            trace.next.extend(self.crossing(now, to, Direction::Inbound, from, packet));
         }
-        trace.frame = frame;
     }
 }
 
@@ -334,6 +358,6 @@ fn cache_state(
 }
 
 fn edit(transposition: &Transposition, parsed: &Parsed, packet: &mut Packet) -> Result<(), DropReason> {
-    let edit = Edit::compile(transposition, &parsed.stack).map_err(|_| DropReason::CannotTranspose)?;
+    let edit = Edit::compile(transposition, &parsed.stack)?;
     edit.apply(packet, &parsed.layout)
 }

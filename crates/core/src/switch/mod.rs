@@ -9,7 +9,7 @@ pub use fabric::UplinkCounters;
 pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
 pub(crate) use fabric::Fabric;
-pub(crate) use receive::max_frame;
+pub(crate) use receive::{header_len, is_too_big, max_frame};
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -29,10 +29,17 @@ pub(super) type Class = Option<(u8, u8)>;
 impl Source {
     /// DSCP and ECN of a pushed header with this source, given those of the input's L3 headers. Without an IP
     /// header to copy both are 0.
+    #[inline(always)]
     pub(super) fn read(self, classes: &[Class]) -> Result<(u8, u8), TransposeError> {
-        let Some((dscp, mut ecn)) = classes.get(self.last as usize).copied().flatten() else {
-            return Ok((0, 0));
-        };
+        match classes.get(self.last as usize).copied().flatten() {
+            Some(class) if self.first < self.last => self.merge(class, classes),
+            Some(class) => Ok(class),
+            None => Ok((0, 0)),
+        }
+    }
+
+    #[inline(never)]
+    fn merge(self, (dscp, mut ecn): (u8, u8), classes: &[Class]) -> Result<(u8, u8), TransposeError> {
         let outer = classes.get(self.first as usize..self.last as usize).unwrap_or(&[]);
         if let Some(outer_ecn) = merge_all(outer)? {
             ecn = merge_ecn(outer_ecn, ecn).ok_or(TransposeError::EcnViolation)?;

@@ -13,7 +13,8 @@ pub fn section(page: &str, number: &str) -> Option<String> {
     let headed = |line: &str| line.strip_prefix(&format!("## {number}.")).is_some();
     let start = lines.iter().position(|line| starts(line) || headed(line))?;
     let is_heading = |line: &str| line.starts_with("## ") || numbered(line);
-    let length = lines[start + 1..].iter().position(|line| is_heading(line)).unwrap_or(lines.len() - start - 1);
+    let length =
+        lines[start + 1..].iter().position(|line| is_heading(line)).unwrap_or(lines.len() - start - 1);
     Some(flat(&lines[start..=start + length].join("\n")))
 }
 
@@ -31,7 +32,11 @@ pub fn check_quotation(page: &str, quotation: &str) -> Result<(), String> {
         .and_then(|rest| rest.split_once(' '))
         .ok_or_else(|| format!("a quotation starts with its section: {quotation}"))?;
     let section = section(page, number).ok_or_else(|| format!("there is no section {number}"))?;
-    if section.contains(&flat(sentence)) { Ok(()) } else { Err(format!("section {number} does not say: {sentence}")) }
+    if section.contains(&flat(sentence)) {
+        Ok(())
+    } else {
+        Err(format!("section {number} does not say: {sentence}"))
+    }
 }
 
 /// The sentences of a section: what lies between full stops before a capital letter or a mark. The section's
@@ -42,7 +47,8 @@ fn sentences(section: &str) -> Vec<String> {
         rest = text;
     }
     let mut found = Vec::new();
-    let opens = |text: &str| text.starts_with(|c: char| c.is_uppercase() || matches!(c, '*' | '"' | '`' | '§'));
+    let opens =
+        |text: &str| text.starts_with(|c: char| c.is_uppercase() || matches!(c, '*' | '"' | '`' | '§'));
     while let Some((at, _)) = rest.match_indices(". ").find(|(at, _)| opens(&rest[at + 2..])) {
         found.push(rest[..=at].to_string());
         rest = &rest[at + 2..];

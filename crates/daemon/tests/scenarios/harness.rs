@@ -28,7 +28,8 @@ pub fn main(tests: &[Test]) -> ExitCode {
         }
     }
     let matches = |name: &str| {
-        filters.is_empty() || filters.iter().any(|filter| if exact { name == filter } else { name.contains(filter) })
+        filters.is_empty()
+            || filters.iter().any(|filter| if exact { name == filter } else { name.contains(filter) })
     };
     // No test here is ever ignored.
     let chosen: Vec<&Test> = tests.iter().filter(|test| !only_ignored && matches(&test.name)).collect();
@@ -39,7 +40,8 @@ pub fn main(tests: &[Test]) -> ExitCode {
     println!("\nrunning {} tests", chosen.len());
     let mut failed = 0;
     for test in &chosen {
-        let result = catch_unwind(AssertUnwindSafe(|| (test.run)())).unwrap_or_else(|_| Err(vec!["it panicked".into()]));
+        let result = catch_unwind(AssertUnwindSafe(|| (test.run)()))
+            .unwrap_or_else(|_| Err(vec!["it panicked".into()]));
         println!("test {} ... {}", test.name, if result.is_ok() { "ok" } else { "FAILED" });
         if let Err(failures) = result {
             failed += 1;

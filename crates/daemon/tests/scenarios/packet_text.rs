@@ -34,7 +34,9 @@ pub struct TextHeader {
 
 /// Reads `text`.
 pub fn parse(text: &str, macs: &Macs) -> Result<Vec<TextHeader>, String> {
-    text.split(" / ").map(|header| parse_header(header, macs).map_err(|error| format!("`{header}`: {error}"))).collect()
+    text.split(" / ")
+        .map(|header| parse_header(header, macs).map_err(|error| format!("`{header}`: {error}")))
+        .collect()
 }
 
 fn parse_header(text: &str, macs: &Macs) -> Result<TextHeader, String> {
@@ -98,7 +100,9 @@ fn canonical(field: &str, value: &str, macs: &Macs) -> Result<String, String> {
     }
     let is_word = matches!(
         (field, value),
-        ("op", "request" | "reply") | ("fragment", "first" | "later" | "none") | ("checksum", "none" | "right")
+        ("op", "request" | "reply")
+            | ("fragment", "first" | "later" | "none")
+            | ("checksum", "none" | "right")
     );
     if is_word {
         return Ok(value.to_string());
@@ -273,7 +277,13 @@ impl Reader<'_> {
                     return Err("ICMP goes over IPv4, ICMPv6 over IPv6".into());
                 }
                 let (kind, code) = (self.number("type", 0)? as u8, self.number("code", 0)? as u8);
-                Header::Icmp(wire::Icmp { is_v6, kind, code, rest: [high, low, 0, 0], checksum: Checksum::Right })
+                Header::Icmp(wire::Icmp {
+                    is_v6,
+                    kind,
+                    code,
+                    rest: [high, low, 0, 0],
+                    checksum: Checksum::Right,
+                })
             }
             name => return Err(format!("{name} cannot be sent")),
         })
@@ -350,12 +360,15 @@ pub fn describe(frame: &Frame) -> Vec<TextHeader> {
             )),
             Header::Udp(udp) => headers.push(describe_udp(udp)),
             Header::Sctp(sctp) => {
-                headers.push(text("sctp", vec![("src", sctp.src.to_string()), ("dst", sctp.dst.to_string())]));
+                headers
+                    .push(text("sctp", vec![("src", sctp.src.to_string()), ("dst", sctp.dst.to_string())]));
             }
             Header::Icmp(icmp) => headers.push(text(if icmp.is_v6 { "icmpv6" } else { "icmp" }, {
                 let mut fields = vec![("type", icmp.kind.to_string()), ("code", icmp.code.to_string())];
                 fields.extend(header.query_id().map(|id| ("id", id.to_string())));
-                if let (true, Some(target)) = (matches!(icmp.kind, 135 | 136), frame.payload.first_chunk::<16>()) {
+                if let (true, Some(target)) =
+                    (matches!(icmp.kind, 135 | 136), frame.payload.first_chunk::<16>())
+                {
                     fields.push(("target", Ipv6Addr::from(*target).to_string()));
                 }
                 fields
@@ -400,11 +413,17 @@ fn describe_ip(header: &Header) -> TextHeader {
 
 fn describe_udp(udp: &wire::Udp) -> TextHeader {
     let checksum = if udp.checksum == Checksum::Absent { "none" } else { "right" };
-    text("udp", vec![("src", udp.src.to_string()), ("dst", udp.dst.to_string()), ("checksum", checksum.into())])
+    text(
+        "udp",
+        vec![("src", udp.src.to_string()), ("dst", udp.dst.to_string()), ("checksum", checksum.into())],
+    )
 }
 
 fn text(name: &str, fields: Vec<(&str, String)>) -> TextHeader {
-    TextHeader { name: name.into(), fields: fields.into_iter().map(|(name, value)| (name.into(), value)).collect() }
+    TextHeader {
+        name: name.into(),
+        fields: fields.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+    }
 }
 
 /// Why `actual` does not fit `pattern`; nothing when it does. Binds the pattern's names in `captures`.
@@ -414,7 +433,8 @@ pub fn mismatches(pattern: &[TextHeader], actual: &[TextHeader], captures: &mut 
     if pattern.last().is_none_or(|last| last.name != "payload") {
         actual = &actual[..actual.len() - 1];
     }
-    let names = |headers: &[TextHeader]| headers.iter().map(|h| h.name.clone()).collect::<Vec<_>>().join(" / ");
+    let names =
+        |headers: &[TextHeader]| headers.iter().map(|h| h.name.clone()).collect::<Vec<_>>().join(" / ");
     if names(pattern) != names(actual) {
         return vec![format!("headers are `{}`, expected `{}`", names(actual), names(pattern))];
     }

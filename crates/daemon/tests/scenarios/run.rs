@@ -23,7 +23,9 @@ pub fn file(path: &Path, name: &str, page: &str) -> Result<(), Vec<String>> {
     if scenario.proves.is_empty() {
         failures.push("it proves nothing".into());
     }
-    failures.extend(scenario.proves.iter().filter_map(|quotation| design::check_quotation(page, quotation).err()));
+    failures.extend(
+        scenario.proves.iter().filter_map(|quotation| design::check_quotation(page, quotation).err()),
+    );
     match World::new(&scenario.policy, &scenario.macs, &scenario.unpublished) {
         Err(error) => failures.push(format!("the first policy: {error}")),
         Ok(mut world) => {
@@ -48,8 +50,8 @@ fn run_step(world: &mut World, step: &Step, captures: &mut Captures) -> Result<V
     }
     if let (Some(send), Some(expect)) = (&step.simulate, &step.expect) {
         for _ in 0..send.times {
-            let (sent, _) = world.frame(send)?;
-            let outcome = world.simulate(&send.from, &sent)?;
+            let (sent, packet) = world.frame(send)?;
+            let outcome = world.simulate(&send.from, &packet)?;
             failures.extend(judge(world, send, expect, &sent, &outcome, captures)?);
         }
     }
@@ -66,16 +68,22 @@ fn run_step(world: &mut World, step: &Step, captures: &mut Captures) -> Result<V
         match world.publish(&refuse.policy) {
             Ok(()) => failures.push("the document was not refused".into()),
             Err(message) if message.contains(&refuse.because) => {}
-            Err(message) => failures.push(format!("refused, but not because of {}: {message}", refuse.because)),
+            Err(message) => {
+                failures.push(format!("refused, but not because of {}: {message}", refuse.because))
+            }
         }
     }
     for (port, expected) in step.expect_counters.iter().flatten() {
         let counters = world.counters(port)?;
-        failures.extend(compare_counters(expected, &counters).into_iter().map(|failure| format!("{port}: {failure}")));
+        failures.extend(
+            compare_counters(expected, &counters).into_iter().map(|failure| format!("{port}: {failure}")),
+        );
     }
     for (port, expected) in step.expect_flows.iter().flatten() {
         let counters = world.counters(port)?;
-        failures.extend(compare_flows(expected, &counters).into_iter().map(|failure| format!("{port}: {failure}")));
+        failures.extend(
+            compare_flows(expected, &counters).into_iter().map(|failure| format!("{port}: {failure}")),
+        );
     }
     Ok(failures)
 }
@@ -171,20 +179,25 @@ fn run_spread(
         for value in &expected.among {
             let times = counts.get(value.as_str()).copied().unwrap_or(0);
             if times < expected.each_at_least {
-                failures.push(format!("${name} was {value} {times} times, expected {}", expected.each_at_least));
+                failures
+                    .push(format!("${name} was {value} {times} times, expected {}", expected.each_at_least));
             }
         }
         for value in counts.keys() {
             let is_strange = !expected.among.is_empty() && !expected.among.iter().any(|known| known == value);
-            let is_outside = expected
-                .between
-                .is_some_and(|(low, high)| !value.parse().is_ok_and(|number: u64| (low..=high).contains(&number)));
+            let is_outside = expected.between.is_some_and(|(low, high)| {
+                !value.parse().is_ok_and(|number: u64| (low..=high).contains(&number))
+            });
             if is_strange || is_outside {
                 failures.push(format!("${name} was {value}"));
             }
         }
         if counts.len() < expected.distinct_at_least {
-            failures.push(format!("${name} had {} values, expected {}", counts.len(), expected.distinct_at_least));
+            failures.push(format!(
+                "${name} had {} values, expected {}",
+                counts.len(),
+                expected.distinct_at_least
+            ));
         }
     }
     failures.truncate(10);

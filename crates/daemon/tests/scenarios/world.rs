@@ -68,9 +68,15 @@ pub struct Left {
 
 impl World {
     /// The world in which `document` is published, except to `unpublished` ports.
-    pub fn new(document: &Value, named: &BTreeMap<String, String>, unpublished: &[String]) -> Result<World, String> {
+    pub fn new(
+        document: &Value,
+        named: &BTreeMap<String, String>,
+        unpublished: &[String],
+    ) -> Result<World, String> {
         let mut macs = Macs::new();
-        for (name, mac) in NEIGHBOURS.iter().map(|(n, m)| (*n, *m)).chain(named.iter().map(|(n, m)| (&**n, &**m))) {
+        for (name, mac) in
+            NEIGHBOURS.iter().map(|(n, m)| (*n, *m)).chain(named.iter().map(|(n, m)| (&**n, &**m)))
+        {
             macs.insert(name.into(), mac.parse().map_err(|_| format!("{mac} is no MAC"))?);
         }
         let mut ids = PortIds::default();
@@ -89,7 +95,10 @@ impl World {
         let host = world.convert(document)?;
         for port in &host.ports {
             let name = port.config.name.to_string();
-            world.switch.add_port(port.id, port.config.clone()).map_err(|error| format!("{name}: {error:?}"))?;
+            world
+                .switch
+                .add_port(port.id, port.config.clone())
+                .map_err(|error| format!("{name}: {error:?}"))?;
             world.macs.insert(name.clone(), port.config.mac);
             world.ports.insert(name, port.id);
         }
@@ -111,7 +120,9 @@ impl World {
     }
 
     fn publish_to(&mut self, host: HostPolicy, except: &[String]) -> Result<(), String> {
-        for port in host.ports.into_iter().filter(|port| !except.iter().any(|name| **name == *port.config.name)) {
+        for port in
+            host.ports.into_iter().filter(|port| !except.iter().any(|name| **name == *port.config.name))
+        {
             let name = port.config.name;
             self.switch.publish(port.id, port.policy).map_err(|error| format!("{name}: {error:?}"))?;
         }
@@ -144,18 +155,24 @@ impl World {
         Ok((bytes, packet))
     }
 
-    /// What the switch says would become of a frame.
-    pub fn simulate(&self, from: &str, frame: &[u8]) -> Result<Outcome, String> {
+    /// What the switch says would become of a packet.
+    pub fn simulate(&self, from: &str, packet: &Packet) -> Result<Outcome, String> {
         let id = *self.ports.get(from).ok_or_else(|| format!("there is no port {from}"))?;
-        let trace = self.switch.trace(self.now, id, frame).ok_or_else(|| format!("{from} cannot be traced"))?;
+        let trace = self
+            .switch
+            .trace_packet(self.now, id, packet)
+            .ok_or_else(|| format!("{from} cannot be traced"))?;
         let mut outcome = Outcome {
             verdict: Verdict::Forward,
             left: Vec::new(),
             reason: None,
             rules: Vec::new(),
-            cache: cache_word(trace.cache),
+            // An uplink has no cache: the port behind it is meant.
+            cache: cache_word(trace.next.first().filter(|_| from == convert::UPLINK).unwrap_or(&trace).cache),
         };
         read_trace(&trace, &mut outcome)?;
+        // Copies leave in no particular order.
+        outcome.left.sort_by(|a, b| a.0.cmp(&b.0));
         if outcome.left.is_empty() {
             outcome.verdict = Verdict::Drop;
         }
@@ -165,7 +182,7 @@ impl World {
     /// Lets the switch receive `packet`, and says what became of it.
     pub fn receive(&mut self, from: &str, packet: Packet) -> Result<Outcome, String> {
         let id = *self.ports.get(from).ok_or_else(|| format!("there is no port {from}"))?;
-        let foretold = self.simulate(from, packet.frame())?;
+        let foretold = self.simulate(from, &packet)?;
         let before = self.drops();
         let (mut batch, mut output) = (vec![packet], Output::default());
         self.switch.receive(self.now, id, &mut batch, &mut output);
@@ -180,13 +197,19 @@ impl World {
             let name = self.ports.iter().find(|(_, id)| *id == to).map_or("?", |(name, _)| name);
             left.push((name.to_string(), read_frame(packet)?));
         }
+        left.sort_by(|a, b| a.0.cmp(&b.0));
         let verdict = match (left.is_empty(), foretold.verdict) {
             (true, _) => Verdict::Drop,
             (false, Verdict::Drop) => Verdict::Forward,
             (false, verdict) => verdict,
         };
-        let outcome =
-            Outcome { verdict, left, reason: dropped.first().copied(), rules: foretold.rules.clone(), cache: foretold.cache };
+        let outcome = Outcome {
+            verdict,
+            left,
+            reason: dropped.first().copied(),
+            rules: foretold.rules.clone(),
+            cache: foretold.cache,
+        };
         if verdict == Verdict::Drop && dropped.len() != 1 {
             return Err(format!("a dropped packet counts one reason, not {dropped:?}"));
         }
@@ -199,7 +222,8 @@ impl World {
         let mut drops = BTreeMap::new();
         for id in self.ports.values() {
             let counters = self.switch.counters(*id).map(|counters| counters.drops);
-            let counters = counters.or_else(|| self.switch.uplink_counters(*id).map(|counters| counters.drops.clone()));
+            let counters =
+                counters.or_else(|| self.switch.uplink_counters(*id).map(|counters| counters.drops.clone()));
             for (reason, count) in counters.iter().flat_map(|drops| drops.iter()) {
                 drops.insert((*id, reason), count);
             }
@@ -221,7 +245,9 @@ fn same(foretold: &Outcome, outcome: &Outcome) -> Result<(), String> {
     if is_same {
         return Ok(());
     }
-    let show = |outcome: &Outcome| outcome.left.iter().map(|(to, left)| format!("{to}: {:?}", left.headers)).collect::<Vec<_>>();
+    let show = |outcome: &Outcome| {
+        outcome.left.iter().map(|(to, left)| format!("{to}: {:?}", left.headers)).collect::<Vec<_>>()
+    };
     Err(format!("the simulation foretells {:?}, the switch sends {:?}", show(foretold), show(outcome)))
 }
 
@@ -366,7 +392,11 @@ fn read_frame(packet: &Packet) -> Result<Left, String> {
 
 /// A frame that a trace foretells; its checksums may be those of work left undone.
 fn foretold_frame(bytes: &[u8]) -> Result<Left, String> {
-    Ok(Left { headers: packet_text::describe(&decode(bytes)?), bytes: bytes.to_vec(), offload: Offload::default() })
+    Ok(Left {
+        headers: packet_text::describe(&decode(bytes)?),
+        bytes: bytes.to_vec(),
+        offload: Offload::default(),
+    })
 }
 
 fn decode(bytes: &[u8]) -> Result<Frame, String> {
@@ -376,4 +406,3 @@ fn decode(bytes: &[u8]) -> Result<Frame, String> {
     }
     Ok(frame)
 }
-

@@ -148,7 +148,8 @@ pub(super) fn protocol(group: &wire::Group<'_>) -> Option<u8> {
     }
 }
 
-fn read(group: &wire::Group<'_>, field: HeaderField) -> Option<Value> {
+/// The value of `field` in `group`; `None` when the group lacks it.
+pub(super) fn read(group: &wire::Group<'_>, field: HeaderField) -> Option<Value> {
     use HeaderField::*;
     let number = |n: u64| Some(Value::number(u128::from(n)));
     let tag = |index: usize| group.l2.and_then(|l2| l2.tags.get(index));
@@ -219,7 +220,8 @@ fn reads_ports(conditions: &[Condition]) -> bool {
 }
 
 /// True when a layer cannot judge a later fragment: a condition of this direction reads transport fields, or an
-/// action rewrites ports or chooses by them.
+/// action rewrites ports or balances load by them. (A tunnel's remote is another matter: fragments that take different
+/// paths through the underlay still arrive.)
 pub(super) fn needs_ports(layer: &Layer, direction: Direction, resources: &Resources) -> bool {
     use lamina_core::action::{Action, Affinity};
     groups_in_order(layer, direction).into_iter().any(|group| {
@@ -233,7 +235,6 @@ pub(super) fn needs_ports(layer: &Layer, direction: Direction, resources: &Resou
                         let targets = resources.target_sets[balance.targets.0 as usize].targets();
                         balance.affinity == Affinity::FiveTuple || targets.iter().any(|t| t.port.is_some())
                     }
-                    Action::Encap(encap) => encap.remotes.len() > 1,
                     _ => false,
                 };
                 by_action || reads_ports(&rule.conditions)

@@ -2,6 +2,7 @@
 //! core. A check returns one line per fault, `file:line: what is wrong`, and never changes a file.
 
 mod edges;
+mod examples;
 mod links;
 mod paths;
 mod rust_text;
@@ -15,11 +16,12 @@ type Fault = String;
 
 /// Runs all checks; the error lists every fault.
 pub fn run(repository: &Repository) -> Result<(), String> {
-    let checks: [(&str, Vec<Fault>); 5] = [
+    let checks: [(&str, Vec<Fault>); 6] = [
         ("links", links::check(repository)),
         ("paths of this machine", paths::check(repository)),
         ("sources", sources::check(repository)),
         ("edges of the core", edges::check(repository)),
+        ("examples", examples::check(repository)),
         ("scenario table", scenarios::check(repository)),
     ];
     let mut faults = Vec::new();

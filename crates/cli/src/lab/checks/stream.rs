@@ -17,7 +17,7 @@ use super::pattern::{CHUNK, Pattern};
 use super::ping::any;
 
 /// How often a listener looks whether the probe is over.
-const ACCEPT_POLL: Duration = Duration::from_millis(20);
+const ACCEPT_POLL: Duration = Duration::from_millis(2);
 
 /// What came of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,7 +28,7 @@ pub struct Streamed {
     pub bytes: u64,
     /// From the first connection's start to the last one's end.
     pub took: Duration,
-    /// The longest time in which a reader got nothing.
+    /// The longest time between two reads that brought something.
     pub longest_gap: Duration,
     /// How many connections each server served, in the order of the stream's servers.
     pub served: Vec<u16>,
@@ -207,13 +207,14 @@ fn read(mut socket: &TcpStream, amount: Amount, seed: u64) -> End {
     let mut end = End::default();
     let mut pattern = Pattern::new(seed);
     let mut chunk = vec![0; CHUNK];
-    let mut last = Instant::now();
+    let mut last = None;
     end.failure = loop {
         match socket.read(&mut chunk) {
             Ok(0) => break None,
             Ok(length) => {
-                end.longest_gap = end.longest_gap.max(last.elapsed());
-                last = Instant::now();
+                let now = Instant::now();
+                let gap = last.replace(now).map_or(Duration::ZERO, |last: Instant| now - last);
+                end.longest_gap = end.longest_gap.max(gap);
                 if let Err(at) = pattern.verify(&chunk[..length]) {
                     break Some(format!("byte {at} is not what was sent"));
                 }

@@ -9,8 +9,10 @@
 mod netlink;
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use anyhow::{Context, Result};
+use ipnet::{IpNet, Ipv6Net};
 use lamina_api::topology::{Host, HostKind, KernelVxlan, Link, Topology, Vm};
 use lamina_backend::namespace::NetNs;
 
@@ -96,11 +98,15 @@ impl Fabric {
                 self._bridges.push(bridge);
             }
         }
-        for (host, addresses) in &link.attachments {
+        for (number, (host, addresses)) in link.attachments.iter().enumerate() {
             within(self.existing(host)?, |session| async move {
                 session.up(&link.name).await?;
                 for address in addresses {
                     session.address(&link.name, *address).await?;
+                }
+                // Neighbour discovery that no packet of the host's own asks for starts from a link-local address.
+                if addresses.iter().any(|address| address.addr().is_ipv6()) {
+                    session.address(&link.name, link_local(number as u16 + 1)).await?;
                 }
                 Ok(())
             })?;
@@ -142,6 +148,12 @@ fn namespace() -> Result<NetNs> {
     let ns = NetNs::create().context("a network namespace could not be made")?;
     within(&ns, |session| async move { session.up("lo").await })?;
     Ok(ns)
+}
+
+/// The link-local address of the `number`th host on a link.
+fn link_local(number: u16) -> IpNet {
+    let address = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, number);
+    IpNet::V6(Ipv6Net::new_assert(address, 64))
 }
 
 fn build_vm(host: &NetNs, ns: &NetNs, vm: &Vm) -> Result<()> {

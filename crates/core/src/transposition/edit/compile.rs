@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::super::headers::{Header, HeaderList, ethertype};
+use super::super::headers::{Header, HeaderList, MAX_HEADERS, ethertype};
 use super::super::source::Source;
 use super::super::{HeaderOp, Modify, ModifyL3, Push, PushDscp, TransposeError, Transposition, VXLAN_PORT};
 use super::{
@@ -45,6 +45,8 @@ struct Compiler<'a> {
     emitted: usize,
     /// The first input header behind the last change.
     last_changed: usize,
+    /// Where each header of the input starts; then where they end.
+    places: [Place; MAX_HEADERS + 1],
     edit: Edit,
     template: Vec<u8>,
     pieces: Vec<Piece>,
@@ -69,10 +71,11 @@ impl<'a> Compiler<'a> {
             consumed: 0,
             emitted: 0,
             last_changed: 0,
+            places: places(input),
             edit,
-            template: Vec::new(),
-            pieces: Vec::new(),
-            changes: Vec::new(),
+            template: Vec::with_capacity(128),
+            pieces: Vec::with_capacity(8),
+            changes: Vec::with_capacity(4),
         }
     }
 
@@ -111,25 +114,24 @@ impl<'a> Compiler<'a> {
 
     /// Where input header `index` starts; behind the last one, where the headers end.
     fn place(&self, index: usize) -> Place {
-        let mut place = Place { group: 0, level: Some(Level::L2) };
-        for (at, item) in self.input.items().iter().enumerate() {
-            let ends_group =
-                at > 0 && matches!(self.input.items()[at - 1].header, Header::L4(L4::Encap(_), _));
-            place = Place { group: place.group + ends_group as u8, level: Some(item.header.level()) };
-            if at == index {
-                return place;
-            }
-        }
-        Place { group: place.group, level: None }
+        self.places[index.min(MAX_HEADERS)]
     }
 
-    /// The end of what lies at the next input header (see [`Extent`]).
+    /// The end of what the header that is pushed now holds (see [`Extent`]): where Ethernet is next inside it, the
+    /// frame that lies here, padding included; else the IP packet that lies here.
     fn extent(&mut self) -> Extent {
-        let place = self.place(self.consumed);
-        let own = self.edit.input[place.group as usize];
-        let in_own_packet = place.level != Some(Level::L2) && matches!(own, Network::V4 | Network::V6);
-        let extent = match place.group {
-            group if in_own_packet => Extent::Group(group),
+        let group = self.place(self.consumed).group;
+        let inside = self.output.items()[self.emitted..].iter().skip(1);
+        let mut decisive = inside.filter(|item| match item.header {
+            Header::L2(_) => true,
+            Header::L3(..) => item.origin.is_some(),
+            Header::L4(l4, _) => !matches!(l4, L4::Encap(_)),
+        });
+        let holds_ethernet = matches!(decisive.next().map(|item| item.header), Some(Header::L2(_)));
+        let holds_packet =
+            !holds_ethernet && matches!(self.edit.input[group as usize], Network::V4 | Network::V6);
+        let extent = match group {
+            group if holds_packet => Extent::Group(group),
             0 => Extent::Frame,
             group => Extent::Group(group - 1),
         };
@@ -146,7 +148,6 @@ impl<'a> Compiler<'a> {
     }
 
     fn push(&mut self, push: &Push, source: Source) {
-        let extent = self.extent();
         let header = self.output.items()[self.emitted].header;
         let start = self.template.len();
         match (header, push) {
@@ -160,6 +161,7 @@ impl<'a> Compiler<'a> {
                     PushDscp::Copy => None,
                 };
                 let class = PushedClass { dscp, source };
+                let extent = self.extent();
                 self.pieces.push(match ip.addresses {
                     IpPair::V4 { .. } => Piece::V4 {
                         sum: checksum::fold(checksum::sum(&self.template[start..])),
@@ -396,10 +398,27 @@ impl<'a> Compiler<'a> {
 
     fn finish(mut self) -> Edit {
         self.edit.template = self.template.into();
+        self.edit.has_copies = self.pieces.iter().any(|piece| matches!(piece, Piece::Kept(_)));
         self.edit.front = self.pieces.into();
         self.edit.behind = self.changes.into();
         self.edit
     }
+}
+
+fn places(input: &HeaderList) -> [Place; MAX_HEADERS + 1] {
+    let mut places = [Place::default(); MAX_HEADERS + 1];
+    let mut group = 0;
+    for (place, item) in places.iter_mut().zip(input.items()) {
+        *place = Place { group, level: Some(item.header.level()) };
+        // The last group is the last even where it ends with a tunnel header.
+        group += matches!(item.header, Header::L4(L4::Encap(_), _)) as u8;
+    }
+    let count = input.items().len();
+    let last = if count == 0 { 0 } else { places[count - 1].group };
+    for place in &mut places[count..] {
+        *place = Place { group: last, level: None };
+    }
+    places
 }
 
 /// How many operations there are up to the last one that changes how many VLAN tags a kept header has.

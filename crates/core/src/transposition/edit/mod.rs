@@ -18,6 +18,9 @@
 //! | outer UDP checksum of a pushed tunnel | 0, over IPv6 too (RFC 6935) |
 //! | transport header made anew (UDP, ICMP) | the only case in which payload is summed |
 //!
+//! Ethernet padding stays at the end of the frame. It belongs to a frame that is put into a tunnel, not to an IP
+//! packet that is.
+//!
 //! Nothing here allocates, and nothing looks at policy. A packet whose outer length would pass 65,535 bytes is
 //! dropped as too big, super-frame or not: no length field could say how long it is, and no reader behind this
 //! one, the segmenter included, would find its end.
@@ -52,6 +55,8 @@ pub struct Edit {
     front_len: u16,
     /// The front, header by header.
     front: Box<[Piece]>,
+    /// Some of it is copied from the input.
+    has_copies: bool,
     /// What changes behind the front.
     behind: Box<[Change]>,
     /// Kept tunnel headers that may have a checksum over what changes, outermost first.
@@ -103,7 +108,7 @@ impl Default for Place {
 impl Place {
     #[inline(always)]
     fn offset(self, layout: &Layout) -> usize {
-        let group = &layout.groups[self.group as usize % layout.groups.len()];
+        let group = layout.of(self.group);
         (match self.level {
             Some(Level::L2) => group.l2,
             Some(Level::L3) => group.l3,

@@ -6,7 +6,7 @@ use alloc::string::String;
 use super::super::*;
 use super::cases;
 use super::dice::Dice;
-use super::frames::verify;
+use super::frames::{is_padded, verify};
 use super::meaning::merges_out_of_order;
 use crate::drop_reason::DropReason;
 use crate::flow::{Extra, HeaderStack};
@@ -46,7 +46,7 @@ fn the_builder_builds_what_it_is_asked() {
 
 #[test]
 fn an_edit_does_to_bytes_what_the_transposition_does_to_meaning() {
-    let (mut done, mut dropped) = (0, 0);
+    let (mut done, mut dropped, mut either) = (0, 0, 0);
     for seed in 0..cases(20_000) {
         let mut dice = Dice(seed << 20 | 4);
         let stack = dice.stack();
@@ -75,14 +75,22 @@ fn an_edit_does_to_bytes_what_the_transposition_does_to_meaning() {
             // A TCP super-frame cannot become anything else, whatever the meaning is.
             (_, Err(DropReason::CannotTranspose)) if packet.offload.segmentation.is_some() => {}
             (Err(error), after) => {
-                assert_eq!(after.err(), Some(error.into()), "{}", context());
+                // Where both TTL and ECN are in the way, either may be named.
+                let per_packet = [DropReason::TtlExceeded, DropReason::EcnViolation];
+                let reason = after.err().unwrap_or_else(|| panic!("{error:?}: {}", context()));
+                let expected = DropReason::from(error);
+                let both = per_packet.contains(&reason) && per_packet.contains(&expected);
+                assert!(reason == expected || both, "{reason:?}, not {expected:?}: {}", context());
+                if reason != expected {
+                    either += 1;
+                }
                 dropped += 1;
             }
             (Ok(()), Err(DropReason::NoHeadroom)) => {}
             (Ok(()), Err(reason)) => panic!("{reason:?}: {}", context()),
         }
     }
-    assert!(done > 15_000 && dropped > 300, "{done} {dropped}");
+    assert!(done > 15_000 && dropped > 300 && either < dropped / 20, "{done} {dropped} {either}");
 }
 
 /// True where only one of the frames has an innermost UDP checksum: it was absent, and had to be computed for a
@@ -128,6 +136,11 @@ fn the_edit_of_a_composition_does_what_the_edits_of_its_steps_do() {
         if merges_out_of_order(&a, &b)
             || inner_changes && a.ops().iter().any(|op| matches!(op, HeaderOp::Push(Push::Encap(_))))
         {
+            continue;
+        }
+        // Padding behind a removed tunnel: between the steps it seems to belong to the frame that was inside.
+        let tunnel_goes = a.ops().contains(&HeaderOp::Pop(Level::L4));
+        if tunnel_goes && is_padded(&packet) {
             continue;
         }
         match edited(&a.then(&b), &packet) {

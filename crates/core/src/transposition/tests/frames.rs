@@ -301,6 +301,17 @@ fn ip_end(frame: &[u8], pair: &IpPair, l3: usize) -> usize {
     if pair.is_v4() { l3 + word(l3 + 2) } else { l3 + 40 + word(l3 + 4) }
 }
 
+/// True where bytes lie behind the outermost IP packet.
+pub(super) fn is_padded(packet: &Packet) -> bool {
+    let parsed = parse(packet.frame()).expect("a valid frame");
+    match parsed.stack.outermost().flow_id.l3 {
+        Some(L3::Ip(ip)) => {
+            ip_end(packet.frame(), &ip.addresses, parsed.layout.groups[0].l3 as usize) < packet.len()
+        }
+        _ => false,
+    }
+}
+
 /// Every checksum of the frame, computed from scratch; the first that is wrong, by group.
 pub(super) fn verify(packet: &Packet) -> Result<(), alloc::string::String> {
     let mut packet = packet.clone();

@@ -1,0 +1,4 @@
+//! Header changes on frames of any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lamina_testkit::fuzz::transpose_any(bytes));
