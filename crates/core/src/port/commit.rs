@@ -255,7 +255,8 @@ impl Port {
     /// Remembers that the flow of `ufid` is blocked.
     pub(crate) fn cache_drop(&mut self, ufid: &Ufid, hash: u64, reason: DropReason, plan: &Resolution) {
         let slots = self.slots(plan);
-        let (place, stamp) = self.drop_cache.insert(ufid, hash, self.generation, reason, slots);
+        let (place, stamp) =
+            self.drop_cache.insert(ufid, hash, self.generation, reason, (slots, plan.asks_for_state));
         self.watch(&plan.missed, Watch::Drop(place, stamp));
     }
 
