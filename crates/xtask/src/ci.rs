@@ -132,7 +132,7 @@ fn tests(repository: &Repository, totals: &mut Totals) -> StepResult {
             ["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests", "--", "--show-output"];
         let (lines, result) = run_and_read(command(&repository.root, "cargo", &arguments));
         totals.read(&lines);
-        totals.skipped += skipped_in(lines.iter().map(String::as_str));
+        totals.skipped.extend(skipped_in(lines.iter().map(String::as_str)));
         return result;
     }
     let arguments = ["nextest", "run", "--workspace", "--profile", "ci"];
@@ -140,7 +140,7 @@ fn tests(repository: &Repository, totals: &mut Totals) -> StepResult {
     totals.read(&lines);
     let junit = repository.root.join("target/nextest/ci/junit.xml");
     match std::fs::read_to_string(&junit) {
-        Ok(text) => totals.skipped += skipped_in(text.lines()),
+        Ok(text) => totals.skipped.extend(skipped_in(text.lines())),
         Err(error) => println!("skipped tests are not counted: {}: {error}", junit.display()),
     }
     result
@@ -173,16 +173,9 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or("FAILED")
 }
 
-/// Prints what was skipped, and returns how many tests said so.
-fn skipped_in<'a>(lines: impl Iterator<Item = &'a str>) -> usize {
-    let mut count = 0;
-    for line in lines {
-        if let Some(at) = line.find("skipped, because") {
-            println!("{}", &line[at..]);
-            count += 1;
-        }
-    }
-    count
+/// What tests said when they could not run here.
+fn skipped_in<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    lines.filter_map(|line| line.find("skipped, because").map(|at| line[at..].to_string())).collect()
 }
 
 /// What the test runners said, added up.
@@ -191,7 +184,7 @@ struct Totals {
     passed: usize,
     failed: usize,
     ignored: usize,
-    skipped: usize,
+    skipped: Vec<String>,
     summaries: Vec<String>,
 }
 
@@ -200,12 +193,12 @@ impl Totals {
     /// (`Summary [ 1.0s] 3 tests run: 3 passed, 0 skipped`).
     fn read(&mut self, lines: &[String]) {
         for line in lines {
-            let text = line.trim();
-            let counts = if let Some(rest) = text.strip_prefix("test result: ") {
+            // What nextest repeats of a failed test is indented, and is already in its own summary.
+            let counts = if let Some(rest) = line.strip_prefix("test result: ") {
                 rest
-            } else if text.starts_with("Summary [") {
-                self.summaries.push(text.to_string());
-                text.split_once("run:").map_or("", |(_, rest)| rest)
+            } else if line.trim_start().starts_with("Summary [") {
+                self.summaries.push(line.trim().to_string());
+                line.split_once("run:").map_or("", |(_, rest)| rest)
             } else {
                 continue;
             };
@@ -223,8 +216,9 @@ impl Totals {
     }
 
     fn print(&self) {
-        if self.skipped > 0 {
-            println!("{} tests said \"skipped, because ...\" and count as passed", self.skipped);
+        if !self.skipped.is_empty() {
+            println!("{} tests could not run here and count as passed:", self.skipped.len());
+            self.skipped.iter().for_each(|line| println!("  {line}"));
         }
         for summary in &self.summaries {
             println!("{summary}");
@@ -250,6 +244,7 @@ mod tests {
         let lines = [
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s",
             "     Summary [   0.013s] 12 tests run: 10 passed (1 slow), 1 failed, 1 timed out, 4 skipped",
+            "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 9 filtered out",
             "test something ... ok",
         ]
         .map(String::from);
@@ -263,6 +258,6 @@ mod tests {
     fn skipped_lines_are_counted_once_each() {
         let lines =
             ["a: skipped, because the folder is missing", "nothing", "<out>skipped, because not root"];
-        assert_eq!(skipped_in(lines.into_iter()), 2);
+        assert_eq!(skipped_in(lines.into_iter()), [lines[0][3..].to_string(), lines[2][5..].to_string()]);
     }
 }

@@ -3,7 +3,7 @@
 //! A [`Classifier`] is compiled from a group's rules and answers one question per packet: which rule is selected.
 //! A [`GroupIndex`] answers the same for a layer: which groups' conditions hold. Both are immutable; they hold
 //! indexes into the rules or groups they were built from, which the caller passes again at lookup. The linear
-//! functions of this file ([`matches`], [`prefix_len`]) are the meaning; everything else here is only faster.
+//! functions of this file ([`matches()`], [`prefix_len`]) are the meaning; everything else here is only faster.
 //!
 //! It must never decide differently from those functions, and never remember what a prefix set contains: sets
 //! change without recompiling.

@@ -1,7 +1,7 @@
 //! One virtual NIC: its program, its state, and what happens to a packet that crosses it (§3, §5).
 //!
-//! A port answers a packet in one of three ways: by its unified flow ([`Port::lookup`]), by the drop cache, or by
-//! a walk through the layers ([`resolve`]) whose plan is then committed ([`commit`]). It edits no bytes and
+//! A port answers a packet in one of three ways: by its unified flow (`Port::lookup`), by the drop cache, or by
+//! a walk through the layers (`resolve`) whose plan is then committed (`commit`). It edits no bytes and
 //! forwards nothing: that is the switch's part.
 
 mod commit;

@@ -1,7 +1,7 @@
 //! Counters (§5.6, §14): what is counted, and the snapshot that is read.
 //!
 //! Theory. A cached hit writes one place: its unified flow's own counter. Which rules, defaults and meter cells
-//! that hit stands for is known from the flow's path, a short list of [`Slot`]s. *Folding* adds the flow's count
+//! that hit stands for is known from the flow's path, a short list of `Slot`s. *Folding* adds the flow's count
 //! to every slot of its path and sets it to zero; it happens before a counter is read and before a path changes,
 //! so that read figures are exact, cached hits included.
 

@@ -108,7 +108,7 @@ fn canonical(field: &str, value: &str, macs: &Macs) -> Result<String, String> {
         return Ok(value.to_string());
     }
     if field == "flags" {
-        return parse_flags(value).map(|flags| flags_text(flags));
+        return parse_flags(value).map(flags_text);
     }
     if let Ok(address) = value.parse::<IpAddr>() {
         return Ok(address.to_string());
