@@ -9,7 +9,7 @@ use lamina_testkit::compare::{self, Coverage};
 use lamina_testkit::strategy::scenarios;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 
-const CASES: u32 = 1_500;
+const CASES: u32 = 4_000;
 
 fn cases() -> u32 {
     std::env::var("LAMINA_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(CASES)
