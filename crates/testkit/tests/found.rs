@@ -220,3 +220,26 @@ fn what_goes_into_a_tunnel_comes_out_of_it() {
     let marked = Step::Again { back: 0, tweak: Tweak::Class(46, 1) };
     agree(layers, vec![tcp(0, 0, 2, 3), reply(), marked, again(1), reply(), Step::Advance(1_001), again(1)]);
 }
+
+#[test]
+fn a_cached_drop_behind_a_stateful_rule_gives_way_to_a_taken_key() {
+    let to = NatTo { address: Some("10.0.0.3".parse().unwrap()), port: None };
+    let inward = Action::Nat(Nat { source: None, destination: Some(to) });
+    let outward = Action::Nat(Nat { source: None, destination: None });
+    let layers = vec![
+        layer("nat", Some(rule(outward, Some(1_000))), Some(rule(inward, Some(2_000)))),
+        layer("meter", Some(rule(Action::Meter(Meter { meter: MeterId(0) }), None)), None),
+    ];
+    let change = Change::Block(first_rule(1, Direction::Outbound));
+    let out = Step::Packet { from: 0, packet: PacketSpec { ports: (0, 0), ..plain(0, 0, 3) } };
+    let steps = vec![
+        out,
+        Step::Change { port: 0, change },
+        reply(),
+        again(1),
+        again(0),
+        Step::Reply { back: 1, tweak: Tweak::SrcMac(0) },
+        Step::Reply { back: 1, tweak: Tweak::Same },
+    ];
+    agree(layers, steps);
+}

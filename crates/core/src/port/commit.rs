@@ -258,8 +258,9 @@ impl Port {
     pub(crate) fn cache_drop(&mut self, ufid: &Ufid, hash: u64, reason: DropReason, plan: &Resolution) {
         let slots = self.slots(plan);
         let (place, stamp) =
-            self.drop_cache.insert(ufid, hash, self.generation, reason, (slots, plan.asks_for_state));
+            self.drop_cache.insert(ufid, hash, self.generation, reason, (slots, !plan.claimed.is_empty()));
         self.watch(&plan.missed, Watch::Drop(place, stamp));
+        self.watch(&plan.claimed, Watch::Drop(place, stamp));
     }
 
     /// Counts a packet that the drop cache answered.

@@ -58,10 +58,10 @@ pub(crate) struct Resolution {
     pub(crate) revoked: Vec<(u32, u32)>,
     /// Pairs to create: table, pair (its conversation is filled in on commit).
     pub(crate) created: Vec<(u32, LayerPair)>,
-    /// A rule asked for a pair, even if the packet was dropped later.
-    pub(crate) asks_for_state: bool,
-    /// Hashes of layer keys that were looked for in vain.
+    /// Hashes of layer keys that were looked for in vain, but for those that a pair of this packet will have.
     pub(crate) missed: Vec<u64>,
+    /// Hashes of the keys that pairs of this packet will have, if it is not dropped.
+    pub(crate) claimed: Vec<u64>,
     /// The shortest time to live of the layer flows that answered or are created.
     pub(crate) time_to_live: Duration,
 }
@@ -147,8 +147,8 @@ impl Port {
                 ended: Vec::new(),
                 revoked: Vec::new(),
                 created: Vec::new(),
-                asks_for_state: false,
                 missed: Vec::new(),
+                claimed: Vec::new(),
                 time_to_live: Duration(u64::MAX),
             },
         };
@@ -357,8 +357,6 @@ impl Walk<'_> {
         let Some(tuple) = seen_by_reply else { return Ok(()) };
         let reverse_key = LayerKey { tuple: tuple.reversed(), direction: forward_key.direction.opposite() };
         let Some(flows) = self.port.layer_table(table) else { return Ok(()) };
-        self.plan.asks_for_state = true;
-        self.plan.missed.push(self.port.key_hash(table, &reverse_key));
         if let Some((id, _, occupant)) = flows.find(&reverse_key)
             && !self.plan.ended.contains(&(table, id))
         {
@@ -385,7 +383,8 @@ impl Walk<'_> {
             conversation: u32::MAX,
         };
         self.plan.created.push((table, pair));
-        self.plan.missed.pop();
+        self.plan.claimed.extend(self.plan.missed.pop());
+        self.plan.claimed.push(self.port.key_hash(table, &reverse_key));
         Ok(())
     }
 
