@@ -101,7 +101,7 @@ fn a_full_routing_table_gives_the_longest_prefix() {
         let range = rules[random.below(rules.len() as u64) as usize].conditions[0].ranges[0];
         let limit = if range.low.family == Family::Ipv4 { u32::MAX as u128 } else { u128::MAX };
         let host = range.low.bits ^ range.high.bits;
-        let inside = range.low.bits | (random.below(1 << 31) as u128 * 0x1_0000_0001_0000_0001 & host);
+        let inside = range.low.bits | ((random.below(1 << 31) as u128 * 0x1_0000_0001_0000_0001) & host);
         let around = [range.low.bits, range.high.bits, range.low.bits.saturating_sub(1), inside];
         for bits in
             around.into_iter().chain((range.high.bits < limit).then_some(range.high.bits.wrapping_add(1)))

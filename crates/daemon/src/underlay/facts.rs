@@ -1,7 +1,7 @@
 //! What the kernel said about links, addresses, routes and neighbours, and the snapshot that follows from it.
 //!
 //! Facts are kept as the kernel numbers them (interface indexes, route keys) so that a change message is applied
-//! in place; [`Facts::snapshot`] then derives what the switch wants. It is a pure function, so its rules are
+//! in place; `Facts::snapshot` then derives what the switch wants. It is a pure function, so its rules are
 //! tested without a kernel:
 //!
 //! - only unicast routes of the main table that leave by an uplink count, on-link or through a gateway;

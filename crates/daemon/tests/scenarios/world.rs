@@ -167,9 +167,12 @@ impl World {
             left: Vec::new(),
             reason: None,
             rules: Vec::new(),
-            cache: cache_word(trace.cache),
+            // An uplink has no cache: the port behind it is meant.
+            cache: cache_word(trace.next.first().filter(|_| from == convert::UPLINK).unwrap_or(&trace).cache),
         };
         read_trace(&trace, &mut outcome)?;
+        // Copies leave in no particular order.
+        outcome.left.sort_by(|a, b| a.0.cmp(&b.0));
         if outcome.left.is_empty() {
             outcome.verdict = Verdict::Drop;
         }
@@ -194,6 +197,7 @@ impl World {
             let name = self.ports.iter().find(|(_, id)| *id == to).map_or("?", |(name, _)| name);
             left.push((name.to_string(), read_frame(packet)?));
         }
+        left.sort_by(|a, b| a.0.cmp(&b.0));
         let verdict = match (left.is_empty(), foretold.verdict) {
             (true, _) => Verdict::Drop,
             (false, Verdict::Drop) => Verdict::Forward,

@@ -242,11 +242,10 @@ fn states() -> BoxedStrategy<Stateful> {
         .boxed()
 }
 
-fn rule(
-    conditions: Vec<Condition>,
-    action: Action,
-    state: Option<Stateful>,
-) -> (i32, Vec<Condition>, Action, bool, Option<Stateful>) {
+/// A rule without its name: priority, conditions, action, terminating, state.
+type RuleParts = (i32, Vec<Condition>, Action, bool, Option<Stateful>);
+
+fn rule(conditions: Vec<Condition>, action: Action, state: Option<Stateful>) -> RuleParts {
     (0, conditions, action, false, state)
 }
 
@@ -255,7 +254,7 @@ fn group(
     priority: i32,
     conditions: Vec<Condition>,
     selection: Selection,
-    rules: Vec<(i32, Vec<Condition>, Action, bool, Option<Stateful>)>,
+    rules: Vec<RuleParts>,
 ) -> Group {
     let mut rules: Vec<Rule> = rules
         .into_iter()

@@ -139,7 +139,7 @@ fn the_edit_of_a_composition_does_what_the_edits_of_its_steps_do() {
             continue;
         }
         // Padding behind a removed tunnel: between the steps it seems to belong to the frame that was inside.
-        let tunnel_goes = a.ops().iter().any(|op| *op == HeaderOp::Pop(Level::L4));
+        let tunnel_goes = a.ops().contains(&HeaderOp::Pop(Level::L4));
         if tunnel_goes && is_padded(&packet) {
             continue;
         }
