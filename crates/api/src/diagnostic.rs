@@ -78,6 +78,8 @@ codes! {
     NeverMatches = "never-matches";
     /// A rule that another one hides or overrides.
     Shadowed = "shadowed";
+    /// Something too large to be checked to the end.
+    Unchecked = "unchecked";
 }
 
 /// One mistake.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lamina_api::{Code, Severity, parse};
 
@@ -57,14 +57,21 @@ fn large(rules: usize, last: &str) -> String {
     text + &format!("              - {last}\n")
 }
 
+/// Processor time that this thread has used. A machine may be busy with other things; what is measured is the work.
+fn processor_time() -> Duration {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = schedstat.split_whitespace().next().and_then(|field| field.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
+}
+
 #[test]
 fn an_error_in_the_last_of_50000_rules_is_found_at_its_place() {
     let text = large(50_000, "{ name: last, when: { l4.dst: 70000 }, action: allow }");
-    let start = Instant::now();
+    let start = processor_time();
     let report = parse("large.yaml", &text).unwrap_err();
     let rendered = report.render(false);
-    let elapsed = start.elapsed();
-    eprintln!("50,000 rules, {} bytes: reported in {elapsed:?}", text.len());
+    let elapsed = processor_time().saturating_sub(start);
+    eprintln!("50,000 rules, {} bytes: reported in {elapsed:?} of processor time", text.len());
     assert_eq!(report.diagnostics().len(), 1);
     let diagnostic = &report.diagnostics()[0];
     assert_eq!((diagnostic.severity, diagnostic.code), (Severity::Error, Code::OutOfRange));

@@ -29,6 +29,7 @@ fn cable() -> Option<NetNs> {
             ip(&format!("link set {device} up"));
         }
         ip("link set lo up");
+        ["x0", "x1"].into_iter().for_each(wait_until_up);
     })
     .expect("a veth pair");
     Some(ns)
@@ -37,6 +38,20 @@ fn cable() -> Option<NetNs> {
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
     assert!(status.success(), "ip {arguments}");
+}
+
+/// Waits until the kernel has taken notice of the carrier; before that it drops silently what is sent.
+fn wait_until_up(device: &str) {
+    let start = Clock::now();
+    let is_up = || {
+        let shown =
+            Command::new("ip").args(["-o", "link", "show", device]).output().expect("iproute2 is installed");
+        String::from_utf8_lossy(&shown.stdout).contains("state UP")
+    };
+    while !is_up() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{device} does not come up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn open(ns: &NetNs, config: &AfPacketConfig) -> AfPacket {
@@ -51,7 +66,7 @@ fn both_ends(ns: &NetNs) -> (AfPacket, AfPacket) {
 fn receive(backend: &mut impl Backend, pool: &mut PacketPool, count: usize) -> Batch {
     let mut batch = Batch::new();
     let mut last = Clock::now();
-    while batch.len() < count && last.elapsed() < Duration::from_millis(300) {
+    while batch.len() < count && last.elapsed() < Duration::from_millis(500) {
         if backend.receive(NOW, pool, &mut batch, 32) > 0 {
             last = Clock::now();
         }

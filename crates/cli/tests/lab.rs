@@ -4,20 +4,35 @@
 //! Every test builds real namespaces. Where the kernel forbids them it prints `skipped, because ...` with the
 //! command's own explanation.
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn lamina(arguments: &[&str]) -> Output {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    Command::new(env!("CARGO_BIN_EXE_lamina")).args(arguments).current_dir(root).output().unwrap()
+    command(arguments).output().unwrap()
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lamina"));
+    command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    command
+}
+
+/// Says why the lab did not run, when it was for want of namespaces.
+fn skipped(errors: &str) -> bool {
+    let skipped = errors.contains("a lab is made of network namespaces");
+    if skipped {
+        println!("skipped, because {}", errors.trim());
+    }
+    skipped
 }
 
 /// The JSON that the lab printed; `None` where labs cannot be built.
 fn run(file: &str) -> Option<(serde_json::Value, bool)> {
     let output = lamina(&["lab", "run", "--json", file]);
     let errors = String::from_utf8_lossy(&output.stderr);
-    if errors.contains("a lab is made of network namespaces") {
-        println!("skipped, because {}", errors.trim());
+    if skipped(&errors) {
         return None;
     }
     let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
@@ -137,6 +152,56 @@ checks:
     let file =
         Written::new("three", &format!("{text}{}{}{checks}", vm(1, "*directory"), vm(2, "*directory")));
     passes(file.path(), 5);
+}
+
+#[test]
+fn no_root_is_needed() {
+    const NOBODY: u32 = 65_534;
+    let outcome =
+        command(&["lab", "run", "--json", "examples/two-vms.yaml"]).uid(NOBODY).gid(NOBODY).output();
+    let output = match outcome {
+        Ok(output) => output,
+        Err(error) => {
+            println!("skipped, because the command cannot be run as another user here: {error}");
+            return;
+        }
+    };
+    if skipped(&String::from_utf8_lossy(&output.stderr)) {
+        return;
+    }
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_kept_lab_stands_and_says_how_to_look_inside() {
+    let file = Written::new(
+        "kept",
+        "version: 1\nname: kept\nhosts: { h1: { vms: { a: { mac: \"02:00:00:00:00:01\", address: 10.0.0.1/24 } } } }\n",
+    );
+    let mut child = command(&["lab", "run", "--keep", file.path()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let (mut places, mut is_skipped) = (Vec::new(), false);
+    for line in errors {
+        is_skipped |= skipped(&line);
+        if let Some((_, path)) = line.split_once("--net=") {
+            places.push(std::fs::read_link(path).unwrap_or_else(|error| panic!("{line}: {error}")));
+        }
+        if places.len() == 2 {
+            break;
+        }
+    }
+    let stands = child.try_wait().unwrap().is_none();
+    let _ = child.kill();
+    child.wait().unwrap();
+    if !is_skipped {
+        let [host, guest] = places.as_slice() else { panic!("two places: {places:?}") };
+        assert!(stands && host.to_string_lossy().starts_with("net:["), "{places:?}");
+        assert_ne!(host, guest, "the host and the guest are two namespaces");
+    }
 }
 
 #[test]

@@ -69,6 +69,22 @@ const JSON_CASES: &[(&str, &[&str])] = &[
         &["trace", "--json", "-p", "policy.yaml", "--port", "vm1", "--direction", "inbound", SYN_ACK],
     ),
     ("json-answered", &["trace", "--json", "-p", "policy.yaml", "--port", "vm1", "arp 10.0.0.1 -> 10.0.0.2"]),
+    (
+        "json-after",
+        &[
+            "trace",
+            "--json",
+            "-p",
+            "policy.yaml",
+            "--port",
+            "vm1",
+            "--after",
+            SYN,
+            "--after",
+            "arp 10.0.0.1 -> 10.0.0.3",
+            SYN,
+        ],
+    ),
     ("json-empty-frame", &["trace", "--json", "-p", "policy.yaml", "--port", "vm1", "--hex", ""]),
 ];
 

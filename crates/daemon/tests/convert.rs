@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lamina_api::{Code, Document, Report, parse};
 use lamina_core::action::Action;
@@ -86,7 +86,7 @@ ports:
             rules:
               - { name: web, priority: 5, when: { l4.dst: [80, "8000-8999"], ip.src: $admins }, action: allow, stateful: { ttl: 5m } }
               - { name: b, when: { meta.tier: 3 }, action: block, terminating: true }
-              - { name: a, action: { mark: { metadata: { tier: 7 } } } }
+              - { name: a, when: { eth.type: arp }, action: { mark: { metadata: { tier: 7 } } } }
           - group: a
             match: { longest-prefix: outer.ip.dst }
             rules:
@@ -164,6 +164,13 @@ fn several_controllers_share_a_port() {
     );
 }
 
+/// Processor time that this thread has used. A machine may be busy with other things; what is measured is the work.
+fn processor_time() -> Duration {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = schedstat.split_whitespace().next().and_then(|field| field.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
+}
+
 #[test]
 fn an_error_in_the_last_of_50000_rules_is_found_and_nothing_is_converted() {
     let mut text = String::from(
@@ -179,11 +186,14 @@ fn an_error_in_the_last_of_50000_rules_is_found_and_nothing_is_converted() {
     let good = format!("{text}              - {{ name: last, action: allow }}\n");
     let bad =
         format!("{text}              - {{ name: last, action: {{ load-balance: {{ targets: web }} }} }}\n");
-    let start = Instant::now();
+    let start = processor_time();
     let report = convert(&parse("large.yaml", &bad).unwrap()).unwrap_err();
     let rendered = report.render(false);
-    let elapsed = start.elapsed();
-    eprintln!("50,000 rules, {} bytes: parsed, converted and reported in {elapsed:?}", bad.len());
+    let elapsed = processor_time().saturating_sub(start);
+    eprintln!(
+        "50,000 rules, {} bytes: parsed, converted and reported in {elapsed:?} of processor time",
+        bad.len()
+    );
     assert_eq!(report.diagnostics().len(), 1);
     assert_eq!(report.diagnostics()[0].code, Code::MissingResource);
     assert_eq!(report.diagnostics()[0].place(), "large.yaml:50010:66");

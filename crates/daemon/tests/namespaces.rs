@@ -27,6 +27,20 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+/// Waits until the kernel has taken notice of the carrier; before that it drops silently what is sent.
+fn wait_until_up(device: &str) {
+    let start = Clock::now();
+    let is_up = || {
+        let shown =
+            Command::new("ip").args(["-o", "link", "show", device]).output().expect("iproute2 is installed");
+        String::from_utf8_lossy(&shown.stdout).contains("state UP")
+    };
+    while !is_up() {
+        assert!(start.elapsed() < RealDuration::from_secs(20), "{device} does not come up");
+        std::thread::sleep(RealDuration::from_millis(5));
+    }
+}
+
 /// `None`, and says so, where namespaces are not allowed.
 fn network() -> Option<Network> {
     if !may_make_namespaces() {
@@ -51,6 +65,7 @@ fn network() -> Option<Network> {
                 ip(&format!("addr add 10.9.0.{number}/24 dev g{number}"));
                 ip(&format!("link set g{number} up"));
                 ip("link set lo up");
+                wait_until_up(&format!("g{number}"));
             })
             .unwrap();
         guest

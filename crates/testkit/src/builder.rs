@@ -394,7 +394,7 @@ impl PacketBuilder {
     }
 
     /// The packet as the fragments that a router would make of it, each with at most `size` bytes (a multiple of
-    /// eight, at least eight) of the outermost IP packet's payload.
+    /// eight, at least eight) of the outermost IP packet's payload. A packet without payload stays whole.
     pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
         let size = (size / 8 * 8).max(8);
         let at = self.frame.headers.iter().position(|header| header.addresses().is_some());
@@ -430,6 +430,9 @@ impl PacketBuilder {
             fragment.payload = part.to_vec();
             fragment.encode()
         };
+        if body.is_empty() {
+            return vec![whole];
+        }
         body.chunks(size).enumerate().map(piece).collect()
     }
 }

@@ -85,7 +85,7 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
         if let Some(description) = &topology.description {
             println!("{}: {description}", topology.name);
         }
-        println!("{}", report::table(&outcomes, None));
+        println!("{}", report::table(&outcomes, terminal_width()));
         println!("{}", report::summary(&outcomes));
     }
     if args.keep {
@@ -156,4 +156,9 @@ fn keep(lab: &Lab, unshared: bool) {
     loop {
         std::thread::park();
     }
+}
+
+/// The width of the terminal that standard output is; `None` when it is none.
+fn terminal_width() -> Option<u16> {
+    rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|width| *width > 0)
 }

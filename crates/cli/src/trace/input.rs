@@ -77,6 +77,13 @@ fn captured(path: &Path, number: usize) -> anyhow::Result<Vec<u8>> {
     frame.with_context(|| format!("cannot take frame {number} of {name}"))
 }
 
+/// Says that a capture holds only the beginning of a frame: the switch would have seen all of it.
+fn note_cut(held: usize, original: u32) {
+    if held < original as usize {
+        eprintln!("note: the capture holds only {held} of the {original} bytes of this frame");
+    }
+}
+
 fn from_pcap(file: impl Read, number: usize) -> anyhow::Result<Vec<u8>> {
     let mut reader = PcapReader::new(file)?;
     let link = reader.header().datalink;
@@ -88,6 +95,7 @@ fn from_pcap(file: impl Read, number: usize) -> anyhow::Result<Vec<u8>> {
         let packet = packet?;
         seen += 1;
         if seen == number {
+            note_cut(packet.data.len(), packet.orig_len);
             return Ok(packet.data.into_owned());
         }
     }
@@ -108,7 +116,12 @@ fn from_pcapng(file: impl Read, number: usize) -> anyhow::Result<Vec<u8>> {
                 links.clear();
                 continue;
             }
-            Block::EnhancedPacket(packet) => (packet.interface_id as usize, packet.data.into_owned()),
+            Block::EnhancedPacket(packet) => {
+                if seen + 1 == number {
+                    note_cut(packet.data.len(), packet.original_len);
+                }
+                (packet.interface_id as usize, packet.data.into_owned())
+            }
             Block::SimplePacket(packet) => (0, packet.data.into_owned()),
             _ => continue,
         };

@@ -8,12 +8,24 @@ use serde_json::{Value, json};
 
 use super::decode;
 use super::names::Names;
-use super::scene::Scene;
+use super::scene::{Scene, Sent};
 use super::why::{dropped_by, missed};
 
-/// The whole trace of `frame`.
-pub fn trace(scene: &Scene, frame: &[u8], trace: &Trace) -> Value {
-    json!({ "version": 1, "frame": bytes(frame), "trace": crossing(scene, trace) })
+/// The whole trace of `frame`, before which `before` was sent for real.
+pub fn trace(scene: &Scene, before: &[(Vec<u8>, Sent)], frame: &[u8], trace: &Trace) -> Value {
+    let before: Vec<Value> = before.iter().map(|(frame, became)| sent(frame, became)).collect();
+    json!({ "version": 1, "sent": before, "frame": bytes(frame), "trace": crossing(scene, trace) })
+}
+
+fn sent(frame: &[u8], became: &Sent) -> Value {
+    let (left, dropped) = match became {
+        Sent::Left(left) => (left.as_slice(), &[][..]),
+        Sent::Dropped(reasons) => (&[][..], reasons.as_slice()),
+    };
+    let left: Vec<Value> =
+        left.iter().map(|(by, frame)| json!({ "by": &**by, "frame": bytes(frame) })).collect();
+    let dropped: Vec<&str> = dropped.iter().map(|reason| reason.name()).collect();
+    json!({ "frame": bytes(frame), "left": left, "dropped": dropped })
 }
 
 fn bytes(frame: &[u8]) -> Value {

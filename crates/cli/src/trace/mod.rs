@@ -91,15 +91,17 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         DirectionArg::Inbound => Direction::Inbound,
         DirectionArg::Outbound => Direction::Outbound,
     };
+    let mut sent = Vec::new();
     for text in &args.after {
         let (from, packet) = sender(text, &args.port, direction)?;
         let from = scene.port(from)?;
         let macs = scene.macs(from, Direction::Outbound);
         let frame = Input::Text(packet).frame(macs)?;
-        let sent = scene.send(from, &frame);
+        let became = scene.send(from, &frame);
         if !args.json {
-            println!("sent   {}", render::sent(&frame, &sent));
+            println!("sent   {}", render::sent(&frame, &became));
         }
+        sent.push((frame, became));
     }
     let id = scene.port(&args.port)?;
     let words = args.packet.join(" ");
@@ -113,7 +115,7 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         .trace(id, direction, scene.port(&args.from)?, &frame)
         .ok_or_else(|| anyhow!("port `{}` cannot be traced in this direction", args.port))?;
     if args.json {
-        println!("{}", json::trace(&scene, &frame, &trace));
+        println!("{}", json::trace(&scene, &sent, &frame, &trace));
     } else {
         print!("{}", render::trace(&scene, &frame, &trace));
     }

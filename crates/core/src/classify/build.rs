@@ -25,7 +25,7 @@ const PARTS: usize = 12;
 /// Copies of an entry, on average, that a tree may hold.
 const COPIES: usize = 64;
 /// The most intervals of one part that an entry is copied into.
-const SPREAD: usize = 32;
+const SPREAD: usize = 64;
 /// Unit of allowances, to divide them with some precision.
 const UNIT: usize = 16;
 

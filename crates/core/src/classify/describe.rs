@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use super::tree::{LIST, Tree};
+use super::tree::{LIST, Part, Tree};
 use crate::flow::Field;
 
 /// The kinds of classifier (VFP §6.5).
@@ -12,7 +12,7 @@ use crate::flow::Field;
 pub enum Kind {
     /// Rules one after the other: too few to index, or nothing tells them apart well.
     List,
-    /// Exact values.
+    /// Exact values; numbers of 16 bits are found by themselves, which is a hash without collisions.
     Hash,
     /// Prefixes.
     Trie,
@@ -94,14 +94,16 @@ pub(super) fn describe(tree: Option<&Tree>, rules: usize) -> Description {
             classes: index.ranks as usize,
         })
         .collect();
-    let part = |(field, entries): (u8, u32)| match fields.get(field as usize) {
-        Some(index) if field != LIST => {
-            PartDescription { kind: index.kind, field: Some(index.field), entries: entries as usize }
+    let part = |part: &Part| match tree.entries.fields.get(part.field as usize) {
+        Some(index) if part.field != LIST => {
+            // Where values are their own ranks, it is the part that searches, if its intervals are far apart.
+            let kind = if index.is_small() && !part.direct { Kind::IntervalTree } else { index.kind() };
+            PartDescription { kind, field: Some(index.field), entries: part.entries as usize }
         }
-        _ => list(entries as usize),
+        _ => list(part.entries as usize),
     };
     let parts = match tree.root_parts() {
-        Some(parts) => parts.iter().map(|at| part((at.field, at.entries))).collect(),
+        Some(parts) => parts.iter().map(part).collect(),
         None => alloc::vec![list(tree.entries.len())],
     };
     Description {

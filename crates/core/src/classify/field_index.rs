@@ -110,6 +110,11 @@ impl FieldIndex {
         })
     }
 
+    /// True where numbers are their own ranks.
+    pub(super) fn is_small(&self) -> bool {
+        self.families.iter().flatten().any(|family| matches!(family.search, Search::Small))
+    }
+
     /// Bytes of memory behind it, about.
     pub(super) fn bytes(&self) -> usize {
         self.families

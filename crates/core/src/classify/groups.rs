@@ -11,7 +11,7 @@ use core::ops::ControlFlow;
 
 use super::build::build;
 use super::entries::Entries;
-use super::tree::Tree;
+use super::tree::{ENTRY_LIMIT, Tree};
 use super::{Read, matches};
 use crate::layer::Group;
 use crate::resource::Resources;
@@ -35,10 +35,11 @@ impl GroupIndex {
             return GroupIndex::default();
         }
         let tree = |groups: &[Group]| {
-            let conditions = groups.iter().map(|group| group.conditions.as_slice());
-            build(Entries::new(conditions, None), true)
+            let entries = Entries::new(groups.iter().map(|group| group.conditions.as_slice()), None);
+            (entries.len() < ENTRY_LIMIT).then(|| build(entries, true))
         };
-        GroupIndex { chunks: groups.chunks(CHUNK).map(tree).collect() }
+        let chunks: Option<Vec<Tree>> = groups.chunks(CHUNK).map(tree).collect();
+        GroupIndex { chunks: chunks.unwrap_or_default() }
     }
 
     /// Calls `visit` with the index of every group whose conditions hold, in order, until it breaks (a terminating

@@ -404,5 +404,13 @@ pub(super) mod tests {
         assert_eq!(description.parts, [hash, list]);
         let description = Classifier::build(&rules[..2], Selection::Priority, &resources()).describe();
         assert_eq!(description.parts, [PartDescription { entries: 2, ..list }]);
+        let wide = |n: u128| Condition {
+            field: port,
+            ranges: vec![ValueRange { low: Value::number(n * 600), high: Value::number(n * 600 + 400) }],
+            prefix_sets: vec![],
+        };
+        let rules: Vec<Rule> = (0..100).map(|n| rule(vec![wide(n)])).collect();
+        let description = Classifier::build(&rules, Selection::Priority, &resources()).describe();
+        assert_eq!(description.parts, [PartDescription { kind: Kind::IntervalTree, ..hash }]);
     }
 }

@@ -115,34 +115,35 @@ impl Tree {
     /// taken; a taken one lowers the bound to its number.
     #[inline]
     pub(super) fn search(&self, point: &Point, bound: &mut u32, accept: &mut impl FnMut(u32) -> bool) {
-        self.visit(self.root, point, bound, accept);
+        self.follow(self.root, point, bound, accept);
     }
 
-    fn visit(&self, child: Child, point: &Point, bound: &mut u32, accept: &mut impl FnMut(u32) -> bool) {
+    /// Searches a node's parts, those with the lowest entries first.
+    fn visit(&self, node: Node, point: &Point, bound: &mut u32, accept: &mut impl FnMut(u32) -> bool) {
+        for part in &self.parts[node.first as usize..][..node.count as usize] {
+            if part.lowest >= *bound {
+                return;
+            }
+            self.follow(self.lookup(part, point), point, bound, accept);
+        }
+    }
+
+    /// Searches what an interval leads to.
+    #[inline]
+    fn follow(&self, child: Child, point: &Point, bound: &mut u32, accept: &mut impl FnMut(u32) -> bool) {
         let content = child.0 & Child::MASK;
         match child.0 & Child::TAG {
-            Child::NODE => {
-                let Node { first, count } = self.nodes[content as usize];
-                for part in &self.parts[first as usize..(first + count) as usize] {
-                    if part.lowest >= *bound {
-                        return;
-                    }
-                    let child = self.lookup(part, point);
-                    if child != Child::NOTHING {
-                        self.visit(child, point, bound, accept);
-                    }
-                }
-            }
+            Child::NODE => self.visit(self.nodes[content as usize], point, bound, accept),
             Child::ONE_SURE if child == Child::NOTHING => {}
             Child::ONE_SURE => self.offer(content | SURE, point, bound, accept),
             Child::ONE => self.offer(content, point, bound, accept),
             _ => {
                 let length = self.lists[content as usize] as usize;
-                for entry in &self.lists[content as usize + 1..][..length] {
-                    if entry & !SURE >= *bound {
+                for listed in &self.lists[content as usize + 1..][..length] {
+                    if listed & !SURE >= *bound {
                         return;
                     }
-                    self.offer(*entry, point, bound, accept);
+                    self.offer(*listed, point, bound, accept);
                 }
             }
         }

@@ -2,13 +2,13 @@
 //!
 //! Theory. As in the interval tree, the question is how many starts are not above a value; here the value's own
 //! bits lead the way. A node covers the smallest aligned block of numbers that holds all its starts, so common
-//! leading bits are skipped (path compression). It cuts its block into as many equal slots as it has starts,
-//! rounded down to a power of two, and indexes them with the next bits in one step (level compression). A slot
-//! with more than eight starts becomes a node of its own. Of any other slot only the number of starts below it is
-//! stored: a value's rank is that number plus how many of the next eight starts are not above the value, since
-//! those beyond the slot are above anyway. Counting always eight needs no branch. Evenly spread starts need one step
-//! whatever their number; a full routing table two or three; and a slot always has fewer bits left than its node, so
-//! the depth is bounded by the width of the key.
+//! leading bits are skipped (path compression). It cuts its block into two to four times as many equal slots as it
+//! has starts, and indexes them with the next bits in one step (level compression). A slot with more than sixteen
+//! starts becomes a node of its own. Of any other slot only the number of starts below it is stored: a value's rank
+//! is that number plus how many of the next sixteen starts are not above the value, since those beyond the slot are
+//! above anyway. Counting always sixteen needs no branch. Evenly spread starts need one step whatever their number;
+//! a full routing table two or three; and a slot always has fewer bits left than its node, so the depth is bounded
+//! by the width of the key.
 //!
 //! It must never be asked to change: it is built once from sorted keys.
 
@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use super::key::{Key, count_through};
 
 /// A slot with more starts is a node.
-const BUCKET: usize = 8;
+const BUCKET: usize = 16;
 /// Index bits of the largest node.
 const STRIDE_LIMIT: u32 = 20;
 /// Marks a slot that leads to a node.
@@ -62,7 +62,7 @@ impl<K: Key> Trie<K> {
     fn add_node(&mut self, from: usize, to: usize) -> u32 {
         let bits = self.starts[from].differing_bits(self.starts[to - 1]);
         let (low, high) = self.starts[from].block(bits);
-        let stride = (to - from).ilog2().min(bits).min(STRIDE_LIMIT);
+        let stride = ((to - from).ilog2() + 2).min(bits).min(STRIDE_LIMIT);
         let shift = bits - stride;
         let number = self.nodes.len() as u32;
         let slots = self.slots.len();

@@ -34,10 +34,17 @@ impl HeaderStack {
     /// Adds an empty group below the innermost one, to be filled in place; `None` when the stack is full.
     #[inline]
     pub fn push_empty(&mut self) -> Option<&mut HeaderGroup> {
-        // Groups are never taken away, so an unused place is still as `default` made it.
+        // An unused place is as `default` made it: groups are taken away only by `clear`.
         let group = self.groups.get_mut(self.count as usize)?;
         self.count += 1;
         Some(group)
+    }
+
+    /// Takes all groups away, as `default` has it. The places that were not used are not touched.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.groups_mut().fill(HeaderGroup::default());
+        self.count = 0;
     }
 
     /// The groups, outermost first.

@@ -24,18 +24,26 @@ impl Ufid {
     /// The key of a packet that entered a port with `stack` in `direction`, under a program that declared
     /// `extras`; `ingress_port` is the number of the port by which it entered the switch.
     pub fn new(stack: &HeaderStack, direction: Direction, extras: FieldSet, ingress_port: u32) -> Self {
-        let mut ufid = Ufid { words: [0; MAX_WORDS], len: 0 };
+        let mut ufid = Ufid::default();
+        ufid.set(stack, direction, extras, ingress_port);
+        ufid
+    }
+
+    /// Becomes what [`Ufid::new`] makes, in place: the words behind the key's end stay what they were.
+    pub fn set(&mut self, stack: &HeaderStack, direction: Direction, extras: FieldSet, ingress_port: u32) {
+        let groups = stack.groups();
         let ingress = if extras.has_ingress_port() { ingress_port as u64 } else { 0 };
-        ufid.push(direction as u64 | (stack.groups().len() as u64) << 8 | ingress << 32);
-        for group in stack.groups() {
-            ufid.push_base(group);
+        let mut packer = Packer { words: &mut self.words, len: 0 };
+        packer.push(direction as u64 | (groups.len() as u64) << 8 | ingress << 32);
+        for group in groups {
+            packer.push_base(group);
         }
         if !extras.is_empty() {
-            for group in stack.groups() {
-                ufid.push_extras(group, extras);
+            for group in groups {
+                packer.push_extras(group, extras);
             }
         }
-        ufid
+        self.len = packer.len as u8;
     }
 
     /// The packed words.
@@ -47,15 +55,31 @@ impl Ufid {
     pub fn direction(&self) -> Direction {
         if self.words[0] & 1 == Direction::Inbound as u64 { Direction::Inbound } else { Direction::Outbound }
     }
+}
 
+impl Default for Ufid {
+    fn default() -> Self {
+        Ufid { words: [0; MAX_WORDS], len: 0 }
+    }
+}
+
+/// Packs one key from its first word on.
+struct Packer<'a> {
+    words: &'a mut [u64; MAX_WORDS],
+    len: usize,
+}
+
+impl Packer<'_> {
+    #[inline(always)]
     fn push(&mut self, word: u64) {
-        self.words[self.len as usize] = word;
+        self.words[self.len] = word;
         self.len += 1;
     }
 
+    #[inline(always)]
     fn push_base(&mut self, group: &HeaderGroup) {
         let id = &group.flow_id;
-        let tags = id.l2.map_or(0, |l2| l2.tags.count() as u64);
+        let tags = id.l2.as_ref().map_or(0, |l2| l2.tags.count() as u64);
         let (l3, protocol) = match id.l3 {
             None => (0, 0),
             Some(L3::Ip(ip)) if ip.addresses.is_v4() => (1, ip.protocol as u64),
@@ -73,7 +97,7 @@ impl Ufid {
         };
         let shape = id.l2.is_some() as u64 | tags << 1 | l3 << 4 | l4 << 8 | protocol << 16;
         self.push(shape | l4_word << 32);
-        if let Some(l2) = id.l2 {
+        if let Some(l2) = &id.l2 {
             self.push(l2.src.to_bits() << 16 | l2.ethertype as u64);
             self.push(l2.dst.to_bits());
             if tags > 0 {

@@ -133,6 +133,11 @@ impl Port {
         }
     }
 
+    /// The conversation of a pair.
+    fn owner(&self, table: u32, pair: u32) -> Option<u32> {
+        self.layer_table(table).and_then(|flows| flows.get(pair)).map(|pair| pair.conversation)
+    }
+
     /// Ends the pairs of conversation `id` that are over at `now`, and the conversation with its last pair.
     fn end_expired(&mut self, id: u32, now: Instant) {
         let Some(conversation) = self.conversations.get(id) else { return };
@@ -157,6 +162,15 @@ impl Port {
     pub(crate) fn commit(&mut self, entry: &Entry, plan: &mut Resolution, count: Count) -> Committed {
         let now = entry.now;
         self.end_pairs(&plan.ended);
+        let key = conversation_key(entry, plan);
+        if let Some(known) = key.and_then(|key| self.conversations.find(&key)) {
+            self.see(known, now);
+        }
+        for (table, id) in &plan.met {
+            if let Some(owner) = self.owner(*table, *id) {
+                self.see(owner, now);
+            }
+        }
         for (table, id, rule) in plan.moved.drain(..) {
             let generation = self.generation;
             if let Some(flows) = self.layer_table_mut(table)
@@ -170,10 +184,6 @@ impl Port {
                     owner.shortest = owner.shortest.min(time_to_live);
                 }
             }
-        }
-        let key = conversation_key(entry, plan);
-        if let Some(known) = key.and_then(|key| self.conversations.find(&key)) {
-            self.see(known, now);
         }
         let mut conversation = key.and_then(|key| self.conversations.find(&key));
         if let Some((_, first)) = plan.created.first() {
@@ -194,16 +204,10 @@ impl Port {
             }
             keys.iter().for_each(|key| self.void_watches(table, key));
         }
-        let mut is_shared = false;
-        for (table, id) in &plan.met {
-            let Some(owner) =
-                self.layer_table(*table).and_then(|flows| flows.get(*id)).map(|pair| pair.conversation)
-            else {
-                continue;
-            };
-            is_shared |= conversation != Some(owner);
-            self.see(owner, now);
-        }
+        let is_shared = plan
+            .met
+            .iter()
+            .any(|(table, id)| self.owner(*table, *id).is_some_and(|owner| conversation != Some(owner)));
         let slots = self.slots(plan);
         for slot in &slots {
             self.counters.add(*slot, count);
@@ -228,10 +232,9 @@ impl Port {
         }
         let mut over: Vec<u32> = Vec::new();
         if reason == DropReason::Blocked {
-            for (table, id, _) in &plan.moved {
-                let pair = self.layer_table(*table).and_then(|flows| flows.get(*id));
-                over.extend(pair.map(|pair| pair.conversation));
-            }
+            let moved = plan.moved.iter().map(|(table, id, _)| (table, id));
+            let revoked = plan.revoked.iter().map(|(table, id)| (table, id));
+            over.extend(moved.chain(revoked).filter_map(|(table, id)| self.owner(*table, *id)));
             if let Some(flow) = stale_flow.and_then(|id| self.flows.get(id))
                 && flow.basis.generation < self.generation
             {

@@ -54,6 +54,8 @@ pub(crate) struct Resolution {
     pub(crate) moved: Vec<(u32, u32, PairRule)>,
     /// Pairs that end: expired, or no longer allowed.
     pub(crate) ended: Vec<(u32, u32)>,
+    /// Those of them that an update no longer allows.
+    pub(crate) revoked: Vec<(u32, u32)>,
     /// Pairs to create: table, pair (its conversation is filled in on commit).
     pub(crate) created: Vec<(u32, LayerPair)>,
     /// Hashes of layer keys that were looked for in vain.
@@ -141,6 +143,7 @@ impl Port {
                 met: Vec::new(),
                 moved: Vec::new(),
                 ended: Vec::new(),
+                revoked: Vec::new(),
                 created: Vec::new(),
                 missed: Vec::new(),
                 time_to_live: Duration(u64::MAX),
@@ -226,6 +229,7 @@ impl Walk<'_> {
                 Some(rule) => Some(rule),
                 None => {
                     self.plan.ended.push((table, id));
+                    self.plan.revoked.push((table, id));
                     return None;
                 }
             }

@@ -13,7 +13,7 @@ use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Reso
 use crate::resource::MeterCounts;
 use crate::stats::Count;
 use crate::time::Instant;
-use crate::transposition::Edit;
+use crate::transposition::{Edit, HeaderOp, Modify, Transposition};
 
 /// A packet that is to enter the inbound side of a port.
 #[derive(Debug)]
@@ -29,6 +29,32 @@ enum Fate {
     Drop(DropReason),
 }
 
+/// A packet's headers and key, in places that the next packet uses again: to make them anew, and to move them,
+/// costs more than to fill them.
+#[derive(Default)]
+struct Scratch {
+    parsed: Parsed,
+    ufid: Ufid,
+}
+
+/// What the parser said to a packet whose headers are in the scratch.
+#[derive(Clone, Copy)]
+struct Reading(Result<(), DropReason>);
+
+impl Reading {
+    #[inline]
+    fn of(packet: &Packet, scratch: &mut Scratch) -> Reading {
+        Reading(scratch.parsed.read(packet.frame()))
+    }
+
+    /// For where malformed packets are to pass: reads of such a packet the Ethernet header alone.
+    fn or_opaque(self, packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReason> {
+        let Reading(Err(reason)) = self else { return Ok(()) };
+        scratch.parsed = parse_opaque(packet.frame()).map_err(|_| reason)?;
+        Ok(())
+    }
+}
+
 /// One packet's crossing of one side of a port.
 struct Crossing<'a> {
     fabric: &'a Fabric,
@@ -42,26 +68,36 @@ impl Switch {
     /// Processes a batch that was received on `from`, draining it into `output`.
     pub fn receive(&mut self, now: Instant, from: PortId, batch: &mut Batch, output: &mut Output) {
         let is_uplink = self.fabric.uplink(from).is_some();
+        let mut scratch = Scratch::default();
         for packet in batch.drain(..) {
             if is_uplink {
-                self.enter_from_network(from, packet, output);
+                self.enter_from_network(now, from, packet, &mut scratch, output);
             } else {
-                self.enter_from_guest(now, from, packet, output);
+                self.enter_from_guest(now, from, packet, &mut scratch, output);
             }
             while let Some(next) = self.pending.pop() {
-                self.deliver(now, next, output);
+                let reading = Reading::of(&next.packet, &mut scratch);
+                self.deliver(now, next, reading, &mut scratch, output);
             }
         }
     }
 
-    fn enter_from_guest(&mut self, now: Instant, from: PortId, mut packet: Packet, output: &mut Output) {
+    fn enter_from_guest(
+        &mut self,
+        now: Instant,
+        from: PortId,
+        mut packet: Packet,
+        scratch: &mut Scratch,
+        output: &mut Output,
+    ) {
         let Some(port) = self.ports.get_mut(&from) else {
             output.free.push(packet);
             return;
         };
         let crossing =
             Crossing { fabric: &self.fabric, now, id: from, direction: Direction::Outbound, ingress: from };
-        match crossing.cross(port, &mut packet, output) {
+        let reading = Reading::of(&packet, scratch);
+        match crossing.cross(port, &mut packet, reading, scratch, output) {
             Fate::Drop(reason) => {
                 port.drops.count(reason);
                 output.free.push(packet);
@@ -70,19 +106,27 @@ impl Switch {
         }
     }
 
-    fn enter_from_network(&mut self, from: PortId, packet: Packet, output: &mut Output) {
-        let parsed = match parse(packet.frame()) {
-            Ok(parsed) => Ok(parsed),
-            Err(reason) => parse_opaque(packet.frame()).map_err(|_| reason),
-        };
-        let target = parsed.and_then(|parsed| {
-            let count = guest_count(packet.len(), &parsed, &packet);
+    fn enter_from_network(
+        &mut self,
+        now: Instant,
+        from: PortId,
+        packet: Packet,
+        scratch: &mut Scratch,
+        output: &mut Output,
+    ) {
+        let reading = Reading::of(&packet, scratch);
+        let target = reading.or_opaque(&packet, scratch).and_then(|()| {
+            let parsed = &scratch.parsed;
+            let count = guest_count(packet.len(), parsed, &packet);
             if let Some(uplink) = self.fabric.uplink_mut(from) {
                 uplink.counters.received.add(count);
             }
             self.fabric.target(from, &parsed.stack)
         });
         match target {
+            Ok(Egress::Port(to)) => {
+                self.deliver(now, Pending { to, ingress: from, packet }, reading, scratch, output);
+            }
             Ok(egress) => self.forward(from, egress, packet, output),
             Err(reason) => {
                 self.fabric.count_drop(from, reason);
@@ -91,14 +135,22 @@ impl Switch {
         }
     }
 
-    fn deliver(&mut self, now: Instant, next: Pending, output: &mut Output) {
+    /// Takes a packet, whose headers are in `scratch` as `reading` says, through the inbound side of a port.
+    fn deliver(
+        &mut self,
+        now: Instant,
+        next: Pending,
+        reading: Reading,
+        scratch: &mut Scratch,
+        output: &mut Output,
+    ) {
         let Pending { to, ingress, mut packet } = next;
         let Some(port) = self.ports.get_mut(&to) else {
             output.free.push(packet);
             return;
         };
         let crossing = Crossing { fabric: &self.fabric, now, id: to, direction: Direction::Inbound, ingress };
-        match crossing.cross(port, &mut packet, output) {
+        match crossing.cross(port, &mut packet, reading, scratch, output) {
             Fate::Drop(reason) => {
                 port.drops.count(reason);
                 output.free.push(packet);
@@ -131,29 +183,41 @@ impl Switch {
 }
 
 impl Crossing<'_> {
-    fn cross(&self, port: &mut Port, packet: &mut Packet, output: &mut Output) -> Fate {
+    /// Takes a packet across, whose headers are in `scratch` as `reading` says.
+    fn cross(
+        &self,
+        port: &mut Port,
+        packet: &mut Packet,
+        reading: Reading,
+        scratch: &mut Scratch,
+        output: &mut Output,
+    ) -> Fate {
         let Some(program) = &port.program else { return Fate::Drop(DropReason::PortNotReady) };
-        let parsed = match (parse(packet.frame()), program.malformed) {
-            (Ok(parsed), _) => parsed,
-            (Err(_), MalformedPolicy::PassOpaque) => match parse_opaque(packet.frame()) {
-                Ok(parsed) => parsed,
-                Err(reason) => return Fate::Drop(reason),
-            },
-            (Err(reason), MalformedPolicy::Drop) => return Fate::Drop(reason),
-        };
-        if !is_cacheable(&parsed.stack) {
-            return self.slow(port, packet, &parsed, None, output);
+        let extras = program.extras;
+        if let Err(reason) = reading.0 {
+            match program.malformed {
+                MalformedPolicy::Drop => return Fate::Drop(reason),
+                MalformedPolicy::PassOpaque => match parse_opaque(packet.frame()) {
+                    Ok(parsed) => scratch.parsed = parsed,
+                    Err(reason) => return Fate::Drop(reason),
+                },
+            }
         }
-        let ufid = Ufid::new(&parsed.stack, self.direction, port.extras(), self.ingress.0);
-        let hash = port.flows.hash(&ufid);
-        match port.lookup(&ufid, hash, self.now) {
-            Lookup::Hit(id) => self.hit(port, id, packet, &parsed),
-            Lookup::Blocked(reason) => {
-                port.count_blocked(&ufid, hash, guest_count(packet.len(), &parsed, packet));
+        let Scratch { parsed, ufid } = scratch;
+        if !is_cacheable(&parsed.stack) {
+            return self.slow(port, packet, parsed, None, output);
+        }
+        ufid.set(&parsed.stack, self.direction, extras, self.ingress.0);
+        let hash = port.flows.hash(ufid);
+        match port.lookup(ufid, hash, self.now) {
+            Lookup::Hit(id) => self.hit(port, id, packet, parsed),
+            Lookup::Blocked(reason) if has_fate_of_its_flow(&parsed.stack) => {
+                port.count_blocked(ufid, hash, guest_count(packet.len(), parsed, packet));
                 Fate::Drop(reason)
             }
+            Lookup::Blocked(_) => self.slow(port, packet, parsed, None, output),
             Lookup::Miss(stale) => {
-                self.slow(port, packet, &parsed, Some(Caching { ufid: &ufid, hash, stale }), output)
+                self.slow(port, packet, parsed, Some(Caching { ufid, hash, stale }), output)
             }
         }
     }
@@ -224,7 +288,11 @@ impl Crossing<'_> {
             Planned::Drop(reason) => {
                 let changed = port.commit_drop(&plan, reason, stale, offered);
                 // A layer flow that the walk met may end without notice, and then something else answers.
-                let is_cachable = !changed && plan.met.is_empty() && is_lasting(reason);
+                let is_cachable = !changed
+                    && plan.met.is_empty()
+                    && is_lasting(reason)
+                    && !changes_ttl(&plan.transposition)
+                    && has_fate_of_its_flow(&parsed.stack);
                 if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| is_cachable) {
                     port.cache_drop(ufid, hash, reason, &plan);
                 }
@@ -397,6 +465,21 @@ fn is_lasting(reason: DropReason) -> bool {
         reason,
         DropReason::Blocked | DropReason::MappingMiss | DropReason::NoTarget | DropReason::CannotTranspose
     )
+}
+
+/// False for a packet that may be dropped earlier than others of its flow: for a congestion mark in an outer header
+/// (RFC 6040), or for being a fragment where headers are removed.
+fn has_fate_of_its_flow(stack: &HeaderStack) -> bool {
+    let congested = stack.groups().iter().rev().skip(1).any(|group| group.extra.ecn == 3);
+    !congested && stack.groups().iter().all(|group| group.extra.fragment == Fragment::None)
+}
+
+/// True when packets of one flow may be dropped for their time to live.
+fn changes_ttl(transposition: &Transposition) -> bool {
+    transposition
+        .ops()
+        .iter()
+        .any(|op| matches!(op, HeaderOp::Modify(Modify::L3(modify)) if modify.ttl.is_some()))
 }
 
 /// First byte after the innermost headers.

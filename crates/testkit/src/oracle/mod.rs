@@ -14,8 +14,10 @@
 //!   entered, of an inbound one as delivered, reversed. A packet whose plan creates pairs puts them into the
 //!   conversation of its key. A packet that merely meets a pair keeps the pair's conversation alive, too.
 //! - "Blocked" ends a conversation only for the drop reason `blocked`: of pairs that the packet met under an older
-//!   generation (re-checked, valid or not), and of its own flow as last forwarded under an older generation. Pairs
-//!   whose re-check failed end with every outcome.
+//!   generation (re-checked, valid or not), and of its own flow as last forwarded under an older generation. The
+//!   same flow is: the same base fields, and the same values of the fields that the policy of the time declares
+//!   (§5.1). A packet that met pairs of several conversations is no flow's. Pairs whose re-check failed end with
+//!   every outcome.
 //! - A packet that passed all layers and cannot leave (no destination, too big, no answer possible) is dropped
 //!   without trace like a blocked one: its rules do not count it, meters that count `offered` do.
 //! - Bytes of a packet that goes on are those of the guest's side; those of a dropped one are its length as it

@@ -18,7 +18,7 @@ use super::action::{self, Effect};
 use super::counters::{Counters, RuleName, Selected};
 use super::read::{self, Metadata, View};
 use super::transpose;
-use super::tuple::{LayerKey, Tuple, flow_name};
+use super::tuple::{Declared, LayerKey, Tuple, flow_name};
 use crate::wire::Frame;
 
 /// A port.
@@ -33,6 +33,7 @@ pub(super) struct Port {
     pub(super) conversations: BTreeMap<u64, Conversation>,
     /// By flow: the conversation that it was last forwarded in, and under which generation.
     remembered: BTreeMap<String, (Option<u64>, u64)>,
+    declared: Declared,
     next_id: u64,
     pub(super) counters: Counters,
 }
@@ -126,6 +127,7 @@ impl Port {
             pairs: BTreeMap::new(),
             conversations: BTreeMap::new(),
             remembered: BTreeMap::new(),
+            declared: Declared::default(),
             next_id: 0,
             counters: Counters::default(),
         }
@@ -152,6 +154,7 @@ impl Port {
         self.counters.carry_over(&policy);
         self.pairs.retain(|_, pair| policy.layers.iter().any(|layer| layer.name == pair.layer));
         self.forget_empty_conversations();
+        self.declared = Declared::by(&policy);
         self.policy = Some(policy);
         self.generation += 1;
         self.generation
@@ -207,7 +210,7 @@ impl Port {
     }
 
     /// Carries out the plan of a packet that goes on or was answered; `bytes` is its length on the guest's side.
-    /// Returns its conversation, if it has one.
+    /// Returns its conversation, if it has one and met pairs of no other.
     pub(super) fn commit(&mut self, entry: &Entry, plan: &Plan, bytes: usize) -> Option<u64> {
         self.end(&plan.revoked);
         for (id, rule) in &plan.moved {
@@ -237,7 +240,9 @@ impl Port {
             self.pairs.insert(id, pair);
         }
         let met = plan.met.iter().filter_map(|id| self.pairs.get(id)).map(|pair| pair.conversation);
-        for owner in met.chain(conversation).collect::<Vec<_>>() {
+        let owners: Vec<u64> = met.collect();
+        let is_shared = owners.iter().any(|owner| conversation != Some(*owner));
+        for owner in owners.into_iter().chain(conversation) {
             if let Some(conversation) = self.conversations.get_mut(&owner) {
                 conversation.last_seen = entry.now;
             }
@@ -247,13 +252,17 @@ impl Port {
             self.counters.count(selected, bytes);
         }
         self.count_meters(&plan.meters, bytes, |_| true);
-        conversation
+        conversation.filter(|_| !is_shared)
     }
 
     /// Remembers that the flow of `entry` was forwarded in `conversation` under today's policy.
     pub(super) fn remember(&mut self, entry: &Entry, conversation: Option<u64>) {
-        let name = flow_name(entry.direction, &entry.frame);
+        let name = self.flow_name(entry);
         self.remembered.insert(name, (conversation, self.generation));
+    }
+
+    fn flow_name(&self, entry: &Entry) -> String {
+        flow_name(entry.direction, entry.ingress, &entry.frame, &self.declared)
     }
 
     /// Records a dropped packet: its reason, its rule, the meters that count offered packets, and what an update
@@ -271,7 +280,7 @@ impl Port {
         if reason == DropReason::Blocked {
             let rechecked = plan.moved.iter().map(|(id, _)| id).chain(&plan.revoked);
             over.extend(rechecked.filter_map(|id| self.pairs.get(id)).map(|pair| pair.conversation));
-            let name = flow_name(entry.direction, &entry.frame);
+            let name = self.flow_name(entry);
             match self.remembered.remove(&name) {
                 Some((Some(conversation), generation)) if generation < self.generation => {
                     over.push(conversation)

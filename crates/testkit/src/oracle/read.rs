@@ -148,7 +148,8 @@ pub(super) fn protocol(group: &wire::Group<'_>) -> Option<u8> {
     }
 }
 
-fn read(group: &wire::Group<'_>, field: HeaderField) -> Option<Value> {
+/// The value of `field` in `group`; `None` when the group lacks it.
+pub(super) fn read(group: &wire::Group<'_>, field: HeaderField) -> Option<Value> {
     use HeaderField::*;
     let number = |n: u64| Some(Value::number(u128::from(n)));
     let tag = |index: usize| group.l2.and_then(|l2| l2.tags.get(index));

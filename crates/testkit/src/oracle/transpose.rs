@@ -30,6 +30,9 @@ pub(super) fn canonical(mut ops: Vec<HeaderOp>) -> Vec<HeaderOp> {
 
 /// `frame` after `ops`, or why they cannot be done.
 pub(super) fn apply(ops: &[HeaderOp], frame: &Frame) -> Result<Frame, DropReason> {
+    if ops.is_empty() {
+        return Ok(frame.clone());
+    }
     let last_move = ops.iter().rposition(|op| matches!(op, HeaderOp::Push(_) | HeaderOp::Pop(_)));
     let mut input = frame.headers.iter().cloned();
     let mut upcoming = frame.headers.as_slice();
@@ -86,12 +89,27 @@ pub(super) fn apply(ops: &[HeaderOp], frame: &Frame) -> Result<Frame, DropReason
         take_over(&mut header, &mut popped)?;
         output.push(header);
     }
+    let consumed = ops.iter().filter(|op| !matches!(op, HeaderOp::Push(_)));
+    let lost_last =
+        consumed.clone().count() == frame.headers.len() && matches!(consumed.last(), Some(HeaderOp::Pop(_)));
     let mut result = Frame { headers: output, payload: frame.payload.clone() };
-    if !result.is_well_formed() {
+    result.restate();
+    if !result.is_well_formed() || (lost_last && promises_more(result.headers.last())) {
         return Err(MISFIT);
     }
-    result.restate();
     Ok(result)
+}
+
+/// True when `last` says that a header follows which Lamina would read: nothing that was removed may leave such a
+/// promise behind.
+fn promises_more(last: Option<&Header>) -> bool {
+    let protocol = match last {
+        Some(Header::Ethernet(eth)) => return matches!(eth.ethertype, 0x0800 | 0x86dd | 0x0806),
+        Some(Header::Ipv4(ip)) => ip.protocol,
+        Some(Header::Ipv6(ip)) => ip.protocol,
+        _ => return false,
+    };
+    matches!(protocol, 1 | 4 | 6 | 17 | 41 | 47 | 58 | 132)
 }
 
 /// A header that stays takes over the ECN of IP headers popped in front of it.

@@ -1,8 +1,11 @@
 //! The keys by which the oracle tells flows apart.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use lamina_core::flow::{Direction, Fragment};
+use lamina_core::action::{Action, Respond};
+use lamina_core::flow::{Direction, Field, Fragment, HeaderField, Scope};
+use lamina_core::layer::Policy;
 
 use crate::wire::{Frame, Header};
 
@@ -55,9 +58,9 @@ pub struct LayerKey {
     pub tuple: Tuple,
 }
 
-/// What all packets of one flow have in common: the base fields of every header group (§5.1), as text. The oracle
-/// compares it only.
-pub(super) fn flow_name(direction: Direction, frame: &Frame) -> String {
+/// What all packets of one flow have in common (§5.1), as text: the base fields of every header group, and the
+/// values of the fields beyond them that `declared` names. The oracle compares it only.
+pub(super) fn flow_name(direction: Direction, ingress: u32, frame: &Frame, declared: &Declared) -> String {
     let mut name = direction.name().to_string();
     for header in &frame.headers {
         let part = match header {
@@ -78,5 +81,57 @@ pub(super) fn flow_name(direction: Direction, frame: &Frame) -> String {
         name.push_str(" / ");
         name.push_str(&part);
     }
+    if !declared.fields.is_empty() {
+        for group in frame.groups() {
+            for field in &declared.fields {
+                name.push_str(&format!(" {field:?} {:?}", super::read::read(&group, *field)));
+            }
+        }
+    }
+    if declared.ingress_port {
+        name.push_str(&format!(" from {ingress}"));
+    }
     name
+}
+
+/// The fields beyond the base that a policy reads anywhere, which tell flows apart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Declared {
+    fields: BTreeSet<HeaderField>,
+    ingress_port: bool,
+}
+
+impl Declared {
+    /// What `policy` reads: in conditions, in meters' keys (of every meter, used or not), to answer solicitations.
+    pub(super) fn by(policy: &Policy) -> Self {
+        let groups = policy.layers.iter().flat_map(|layer| layer.inbound.iter().chain(&layer.outbound));
+        let mut fields: Vec<Field> =
+            policy.resources.meters.iter().flat_map(|meter| meter.key.clone()).collect();
+        for group in groups {
+            fields.extend(group.conditions.iter().map(|condition| condition.field));
+            for rule in group.rules.iter() {
+                fields.extend(rule.conditions.iter().map(|condition| condition.field));
+                if let Action::Respond(Respond::Arp(_) | Respond::NeighborDiscovery(_)) = rule.action {
+                    fields.push(Field::Header(Scope::Inner, HeaderField::NdTarget));
+                }
+            }
+        }
+        let mut declared = Declared::default();
+        for field in fields {
+            match field {
+                Field::IngressPort => declared.ingress_port = true,
+                Field::Header(_, field) if !is_base(field) => {
+                    declared.fields.insert(field);
+                }
+                _ => {}
+            }
+        }
+        declared
+    }
+}
+
+fn is_base(field: HeaderField) -> bool {
+    use HeaderField::*;
+    let beyond = [IpDscp, IpEcn, IpTtl, IpFragment, TcpFlags, ArpSenderMac, ArpTargetMac, NdTarget];
+    !beyond.contains(&field)
 }

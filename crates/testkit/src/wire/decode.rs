@@ -16,7 +16,7 @@ use super::*;
 
 /// Takes `frame` apart.
 pub fn decode(frame: &[u8]) -> Result<Frame, DropReason> {
-    let mut decoder = Decoder { body: frame, consumed: 0, headers: Vec::new() };
+    let mut decoder = Decoder::new(frame);
     let mut next = Next::Ethernet;
     let mut groups = 0;
     loop {
@@ -31,7 +31,7 @@ pub fn decode(frame: &[u8]) -> Result<Frame, DropReason> {
 
 /// Takes the Ethernet header of `frame` off; the rest is payload.
 pub fn decode_opaque(frame: &[u8]) -> Result<Frame, DropReason> {
-    let mut decoder = Decoder { body: frame, consumed: 0, headers: Vec::new() };
+    let mut decoder = Decoder::new(frame);
     decoder.ethernet(DropReason::FrameTooShort)?;
     Ok(Frame { headers: decoder.headers, payload: decoder.body.to_vec() })
 }
@@ -47,9 +47,28 @@ struct Decoder<'a> {
     body: &'a [u8],
     consumed: usize,
     headers: Vec<Header>,
+    /// Where each tunnel's header (of one over UDP: the UDP header) starts.
+    tunnels: Vec<(usize, EncapKind)>,
+}
+
+/// Where the tunnel headers of `frame` start, of those over UDP their UDP header; as far as it can be decoded.
+pub fn tunnel_offsets(frame: &[u8]) -> Vec<(usize, EncapKind)> {
+    let mut decoder = Decoder::new(frame);
+    let mut next = Next::Ethernet;
+    for number in 1.. {
+        match decoder.group(next, number) {
+            Ok(Some(following)) => next = following,
+            _ => break,
+        }
+    }
+    decoder.tunnels
 }
 
 impl<'a> Decoder<'a> {
+    fn new(frame: &'a [u8]) -> Self {
+        Decoder { body: frame, consumed: 0, headers: Vec::new(), tunnels: Vec::new() }
+    }
+
     /// Takes `count` bytes, or fails with `cut`.
     fn take(&mut self, count: usize, cut: DropReason) -> Result<&'a [u8], DropReason> {
         let header = self.peek(count, cut)?;
@@ -275,6 +294,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn udp(&mut self, ip: &Header, may_nest: bool) -> Result<Option<Next>, DropReason> {
+        let start = self.consumed;
         let fixed = self.peek(8, DropReason::Truncated)?;
         let length = usize::from(be16(fixed, 4));
         let is_first = ip.fragment() == Fragment::First;
@@ -297,6 +317,7 @@ impl<'a> Decoder<'a> {
         match udp.dst {
             VXLAN_PORT if may_nest && bytes.len() >= 8 && bytes[0] & 8 != 0 => {
                 let raw = self.take(8, DropReason::Truncated)?;
+                self.tunnels.push((start, EncapKind::Vxlan));
                 self.headers.push(tunnel(EncapKind::Vxlan, be32(raw, 4) >> 8, Some(udp), raw));
                 return Ok(Some(Next::Ethernet));
             }
@@ -305,6 +326,7 @@ impl<'a> Decoder<'a> {
                 if let (Some(next), 0) = (payload_of(be16(bytes, 2)), bytes[0] >> 6) {
                     let length = 8 + usize::from(bytes[0] & 63) * 4;
                     let raw = self.take(length, DropReason::BadTunnelHeader)?;
+                    self.tunnels.push((start, EncapKind::Geneve));
                     self.headers.push(tunnel(EncapKind::Geneve, be32(bytes, 4) >> 8, Some(udp), raw));
                     return Ok(Some(next));
                 }
@@ -331,6 +353,7 @@ impl<'a> Decoder<'a> {
             (true, Next::Ethernet) => (EncapKind::Nvgre, be32(raw, key_at) >> 8),
             (true, _) => (EncapKind::GreKeyed, be32(raw, key_at)),
         };
+        self.tunnels.push((self.consumed - length, kind));
         self.headers.push(tunnel(kind, tenant, None, raw));
         Ok(Some(next))
     }

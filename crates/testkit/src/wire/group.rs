@@ -113,11 +113,15 @@ impl Frame {
             let has_ip = l3.is_some_and(|header| header.addresses().is_some());
             let starts_well = match carrier.map(|tunnel| tunnel.kind) {
                 None | Some(EncapKind::Vxlan | EncapKind::Nvgre) => has_l2,
-                Some(EncapKind::Geneve | EncapKind::Gre) => has_l2 || has_ip,
-                Some(EncapKind::GreKeyed | EncapKind::IpInIp) => !has_l2 && has_ip,
+                Some(EncapKind::Geneve) => has_l2 || has_ip,
+                Some(EncapKind::Gre | EncapKind::GreKeyed | EncapKind::IpInIp) => !has_l2 && has_ip,
             };
+            let fits_family = headers.iter().all(|header| match header {
+                Header::Icmp(icmp) => icmp.is_v6 == matches!(l3, Some(Header::Ipv6(_))),
+                _ => true,
+            });
             let has_l4 = headers.iter().any(|header| header.level() == Level::L4);
-            if !starts_well || (has_l4 && !has_ip) {
+            if !starts_well || !fits_family || (has_l4 && !has_ip) {
                 return false;
             }
             carrier = match headers.last() {

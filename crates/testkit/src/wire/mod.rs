@@ -15,7 +15,7 @@ mod encode;
 mod group;
 
 pub use checksum::{Checksum, internet_checksum};
-pub use decode::{decode, decode_opaque};
+pub use decode::{decode, decode_opaque, tunnel_offsets};
 pub use group::Group;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

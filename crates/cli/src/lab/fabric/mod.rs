@@ -28,15 +28,15 @@ const VXLAN_INTERFACE: &str = "vxlan0";
 pub struct Fabric {
     hosts: BTreeMap<String, NetNs>,
     vms: BTreeMap<String, NetNs>,
-    /// Namespaces of bridges; held, never entered again.
-    _bridges: Vec<NetNs>,
+    /// Namespaces of bridges, and how many ports each has.
+    bridges: Vec<(NetNs, usize)>,
 }
 
 impl Fabric {
     /// Builds the network of `topology`. Needs the capabilities that
     /// [`may_make_namespaces`](lamina_backend::namespace::may_make_namespaces) asks for.
     pub fn build(topology: &Topology) -> Result<Fabric> {
-        let mut fabric = Fabric { hosts: BTreeMap::new(), vms: BTreeMap::new(), _bridges: Vec::new() };
+        let mut fabric = Fabric { hosts: BTreeMap::new(), vms: BTreeMap::new(), bridges: Vec::new() };
         for host in &topology.hosts {
             fabric.hosts.insert(host.name.to_string(), namespace()?);
         }
@@ -46,15 +46,38 @@ impl Fabric {
         for host in &topology.hosts {
             fabric.populate(host).with_context(|| format!("the host {} could not be built", host.name))?;
         }
+        fabric.settle(topology)?;
+        Ok(fabric)
+    }
+
+    /// Waits until every device can send, at both ends of every wire.
+    fn settle(&self, topology: &Topology) -> Result<()> {
         for link in &topology.links {
             for (host, _) in &link.attachments {
-                within(fabric.existing(host)?, |session| async move { session.settle(&link.name).await })?;
+                within(self.existing(host)?, |session| async move { session.settle(&link.name).await })?;
             }
         }
-        for ns in fabric.vms.values() {
+        for (bridge, ports) in &self.bridges {
+            within(bridge, |session| async move {
+                for number in 0..*ports {
+                    session.settle(&bridge_port(number)).await?;
+                }
+                Ok(())
+            })?;
+        }
+        for host in &topology.hosts {
+            let HostKind::Lamina { vms, .. } = &host.kind else { continue };
+            within(self.existing(&host.name)?, |session| async move {
+                for vm in vms {
+                    session.settle(&vm.name).await?;
+                }
+                Ok(())
+            })?;
+        }
+        for ns in self.vms.values() {
             within(ns, |session| async move { session.settle(GUEST_INTERFACE).await })?;
         }
-        Ok(fabric)
+        Ok(())
     }
 
     /// The namespace of the host called `name`.
@@ -84,7 +107,7 @@ impl Fabric {
                 let bridge = namespace()?;
                 within(&bridge, |session| async move { session.bridge("fabric", link.mtu).await })?;
                 for (index, (host, _)) in attachments.iter().enumerate() {
-                    let port = format!("port{index}");
+                    let port = bridge_port(index);
                     let host = self.existing(host)?;
                     let (bridge, port) = (&bridge, port.as_str());
                     within(bridge, |session| async move {
@@ -95,7 +118,7 @@ impl Fabric {
                         session.up(port).await
                     })?;
                 }
-                self._bridges.push(bridge);
+                self.bridges.push((bridge, attachments.len()));
             }
         }
         for (number, (host, addresses)) in link.attachments.iter().enumerate() {
@@ -148,6 +171,10 @@ fn namespace() -> Result<NetNs> {
     let ns = NetNs::create().context("a network namespace could not be made")?;
     within(&ns, |session| async move { session.up("lo").await })?;
     Ok(ns)
+}
+
+fn bridge_port(number: usize) -> String {
+    format!("port{number}")
 }
 
 /// The link-local address of the `number`th host on a link.

@@ -26,7 +26,7 @@ use crate::drop_reason::DropReason;
 use crate::flow::{HeaderGroup, HeaderStack, MAX_GROUPS};
 
 /// A parsed packet: what its headers mean and where they lie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Parsed {
     /// The headers' meaning.
     pub stack: HeaderStack,
@@ -39,6 +39,14 @@ pub struct Parsed {
 pub struct Layout {
     /// One entry per header group of the stack.
     pub groups: [GroupLayout; MAX_GROUPS],
+}
+
+impl Layout {
+    /// Where the headers of group number `group` lie; of the innermost place where there is no such group.
+    #[inline(always)]
+    pub(crate) fn of(&self, group: u8) -> &GroupLayout {
+        &self.groups[(group as usize).min(MAX_GROUPS - 1)]
+    }
 }
 
 /// Where the headers of one group lie. A header that is absent has the offset of what follows it, so its length
@@ -58,14 +66,25 @@ pub struct GroupLayout {
 /// Reads the headers of `frame`.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
-    let mut parsed = Parsed { stack: HeaderStack::default(), layout: Layout::default() };
+    let mut parsed = Parsed::default();
     match read(frame, &mut parsed) {
         Ok(()) => Ok(parsed),
         Err(reason) => Err(reason),
     }
 }
 
-/// Reads the headers into an empty `parsed`, in place: copying groups costs more than reading them.
+impl Parsed {
+    /// Becomes what [`parse`] makes of `frame`, in place: copying groups costs more than reading them. After an
+    /// error it holds what was read so far.
+    #[inline]
+    pub fn read(&mut self, frame: &[u8]) -> Result<(), DropReason> {
+        self.stack.clear();
+        self.layout = Layout::default();
+        read(frame, self)
+    }
+}
+
+/// Reads the headers into an empty `parsed`.
 fn read(frame: &[u8], parsed: &mut Parsed) -> Result<(), DropReason> {
     let mut reader = Reader::new(frame);
     let mut next = Next::Ethernet;

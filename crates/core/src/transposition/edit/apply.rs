@@ -11,7 +11,7 @@ use super::fields::{
 };
 use super::{Change, Edit, Extent, IpChange, L4Change, L4Fields, Network, Piece, PushedClass, TcpKind};
 use crate::drop_reason::DropReason;
-use crate::flow::IpPair;
+use crate::flow::{IpPair, MAX_GROUPS};
 use crate::packet::checksum::{finish, update, update_partial};
 use crate::packet::{HEADER_WINDOW, Layout, Packet, PartialChecksum, SegmentationKind};
 
@@ -98,15 +98,11 @@ impl Edit {
             len: frame.len(),
             partial: packet.offload.checksum.map(|partial| partial.start as usize),
         };
-        let groups = self.reads | self.whole;
-        for (index, group) in layout.groups.iter().enumerate() {
-            if groups >> index == 0 {
-                break;
-            }
-            if groups & 1 << index == 0 {
-                continue;
-            }
-            let l3 = group.l3 as usize;
+        let mut left = self.reads | self.whole;
+        while left != 0 {
+            let index = (left.trailing_zeros() as usize).min(MAX_GROUPS - 1);
+            left &= left - 1;
+            let l3 = layout.groups[index].l3 as usize;
             let Some(header) = frame.get(l3..) else { return Err(DropReason::CannotTranspose) };
             match self.input[index] {
                 Network::V4 => {
@@ -130,7 +126,7 @@ impl Edit {
     }
 
     fn is_fragment(&self, group: usize, frame: &[u8], layout: &Layout) -> bool {
-        let places = &layout.groups[group % layout.groups.len()];
+        let places = layout.of(group as u8);
         let (l3, l4) = (places.l3 as usize, places.l4 as usize);
         match self.input[group % 3] {
             Network::V4 => read(frame, l3 + 6) & 0x3fff != 0,
@@ -161,12 +157,12 @@ impl Edit {
                 Ok(())
             }
             Change::Ip(change) => {
-                let places = &layout.groups[change.group as usize % layout.groups.len()];
+                let places = layout.of(change.group);
                 let header = frame.get_mut(places.l3 as usize..places.l4 as usize);
                 change.apply(header.unwrap_or(&mut []), before)
             }
             Change::L4(change) => {
-                let places = &layout.groups[change.group as usize % layout.groups.len()];
+                let places = layout.of(change.group);
                 let l4 = places.l4 as usize;
                 change.apply(frame, l4, before, l4)
             }
@@ -183,9 +179,8 @@ impl Edit {
         moved: &mut Moved,
     ) -> Result<(), DropReason> {
         let strip = self.strip.offset(layout);
-        let has_copies = self.front.iter().any(|piece| matches!(piece, Piece::Kept(_)));
         let template = self.template.get(..self.front_len as usize).unwrap_or(&[]);
-        let done = if has_copies {
+        let done = if self.has_copies {
             self.copy_front(packet, strip, layout)
         } else {
             let headers = (self.headers_end.offset(layout) + template.len()).saturating_sub(strip);
@@ -196,7 +191,7 @@ impl Edit {
         }
         let len = packet.len();
         let frame = packet.frame_mut();
-        let transport = layout.groups[self.headers_end.group as usize % layout.groups.len()].l4 as usize;
+        let transport = layout.of(self.headers_end.group).l4 as usize;
         let partial = before.partial == Some(transport);
         let mut cursor = Cursor { at: 0, end: len };
         for piece in &self.front {
@@ -263,11 +258,11 @@ impl Edit {
         for piece in &self.front {
             let source = match piece {
                 Piece::Kept(Change::Ip(IpChange { group, .. })) => {
-                    let places = &layout.groups[*group as usize % layout.groups.len()];
+                    let places = layout.of(*group);
                     frame.get(places.l3 as usize..places.l4 as usize)
                 }
                 Piece::Kept(Change::L4(L4Change { group, .. })) => {
-                    let places = &layout.groups[*group as usize % layout.groups.len()];
+                    let places = layout.of(*group);
                     frame.get(places.l4 as usize..places.end as usize)
                 }
                 other => {
@@ -305,7 +300,7 @@ impl Edit {
         match change {
             Change::Whole { len, .. } => cursor.at += *len as usize,
             Change::Ip(change) => {
-                let places = &layout.groups[change.group as usize % layout.groups.len()];
+                let places = layout.of(change.group);
                 cursor.at += places.l4.saturating_sub(places.l3) as usize;
                 cursor.end = Extent::Group(change.group).end(before, frame.len());
                 let total = cursor.end.saturating_sub(at);
@@ -323,7 +318,7 @@ impl Edit {
                 change.apply(header, before)?;
             }
             Change::L4(change) => {
-                let places = &layout.groups[change.group as usize % layout.groups.len()];
+                let places = layout.of(change.group);
                 cursor.at += places.end.saturating_sub(places.l4) as usize;
                 moved.kept[change.group as usize % 3] = Some(at);
                 if matches!(change.fields, L4Fields::Encap { kind, .. } if kind.over_udp()) {

@@ -398,6 +398,7 @@ impl<'a> Compiler<'a> {
 
     fn finish(mut self) -> Edit {
         self.edit.template = self.template.into();
+        self.edit.has_copies = self.pieces.iter().any(|piece| matches!(piece, Piece::Kept(_)));
         self.edit.front = self.pieces.into();
         self.edit.behind = self.changes.into();
         self.edit

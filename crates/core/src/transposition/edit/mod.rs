@@ -55,6 +55,8 @@ pub struct Edit {
     front_len: u16,
     /// The front, header by header.
     front: Box<[Piece]>,
+    /// Some of it is copied from the input.
+    has_copies: bool,
     /// What changes behind the front.
     behind: Box<[Change]>,
     /// Kept tunnel headers that may have a checksum over what changes, outermost first.
@@ -106,7 +108,7 @@ impl Default for Place {
 impl Place {
     #[inline(always)]
     fn offset(self, layout: &Layout) -> usize {
-        let group = &layout.groups[self.group as usize % layout.groups.len()];
+        let group = layout.of(self.group);
         (match self.level {
             Some(Level::L2) => group.l2,
             Some(Level::L3) => group.l3,
