@@ -96,8 +96,9 @@ pub(crate) struct Caching<'a> {
 pub(crate) struct Committed {
     pub(crate) slots: Box<[Slot]>,
     pub(crate) conversation: Option<u32>,
-    /// The answer relies on state of conversations other than this one, so it must not be cached.
-    pub(crate) is_shared: bool,
+    /// False for an answer that relies on state of conversations other than this one, or that does not tell which
+    /// packets are dropped for their time to live.
+    pub(crate) is_cachable: bool,
     pub(crate) time_to_live: Duration,
 }
 
@@ -212,7 +213,8 @@ impl Port {
         for slot in &slots {
             self.counters.add(*slot, count);
         }
-        Committed { slots, conversation, is_shared, time_to_live: plan.time_to_live }
+        let is_cachable = !is_shared && !plan.forgets_ttl;
+        Committed { slots, conversation, is_cachable, time_to_live: plan.time_to_live }
     }
 
     /// Counts a dropped packet and ends what its walk showed to be over: pairs that expired or that policy no
@@ -279,8 +281,8 @@ impl Port {
         missed: &[u64],
         now: Instant,
     ) {
-        let Committed { slots, conversation, is_shared, time_to_live } = committed;
-        if is_shared {
+        let Committed { slots, conversation, is_cachable, time_to_live } = committed;
+        if !is_cachable {
             if let Some(id) = caching.stale {
                 self.remove_flow(id);
             }
