@@ -351,3 +351,14 @@ fn a_countdown_that_a_decap_removes_still_drops() {
     }
     assert_eq!(bed.drops(DropReason::TtlExceeded), 2);
 }
+
+#[test]
+fn a_conversation_under_many_macs_has_a_bounded_number_of_unified_flows() {
+    let mut bed = Bed::new(PortLimits::default(), admit(10, 4));
+    for n in 0..1000u16 {
+        let [high, low] = n.to_be_bytes();
+        assert_eq!(bed.send(A, udp(MacAddr([2, 1, 0, 0, high, low]), MAC_B, 1000)).len(), 1);
+    }
+    let flows = bed.switch.counters(A).unwrap().flows;
+    assert_eq!((flows.conversations, flows.unified), (1, 64));
+}
