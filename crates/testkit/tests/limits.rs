@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lamina_core::action::{Action, Allow, Block, Decap, Meter, Nat, NatTo, Transpose};
+use lamina_core::action::{Action, Allow, Block, Decap, Meter, Nat, NatTo, Respond, Transpose};
 use lamina_core::address::MacAddr;
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{Field, HeaderField, Level, Scope, Value};
@@ -12,9 +12,10 @@ use lamina_core::layer::{
 };
 use lamina_core::packet::Packet;
 use lamina_core::resource::{MeterCounts, MeterId, MeterSpec, Resources};
+use lamina_core::simulate::TraceOutcome;
 use lamina_core::switch::{Output, PortConfig, PortId, PortLimits, PublishError, Switch, SwitchConfig};
 use lamina_core::time::{Duration, Instant};
-use lamina_core::transposition::{HeaderOp, Modify, ModifyL3, Transposition, Ttl};
+use lamina_core::transposition::{HeaderOp, Modify, ModifyL3, ModifyL4, Transposition, Ttl};
 use lamina_testkit::builder::eth;
 
 const A: PortId = PortId(1);
@@ -361,4 +362,28 @@ fn a_conversation_under_many_macs_has_a_bounded_number_of_unified_flows() {
     }
     let flows = bed.switch.counters(A).unwrap().flows;
     assert_eq!((flows.conversations, flows.unified), (1, 64));
+}
+
+/// Policy that turns an echo reply back into a request: the packet path does not answer answers, and neither may a
+/// trace, which would go on for ever.
+#[test]
+fn a_trace_does_not_answer_answers() {
+    let answer = || rule("answer", 0, vec![], Action::Respond(Respond::Echo), None);
+    let ask_again = || {
+        let icmp = ModifyL4 { icmp_type: Some(8), ..ModifyL4::default() };
+        let ops = [HeaderOp::Ignore(Level::L2), HeaderOp::Ignore(Level::L3)];
+        let ops = ops.into_iter().chain([HeaderOp::Modify(Modify::L4(icmp))]).collect();
+        let transposition = Transposition::new(ops);
+        rule("again", 0, vec![], Action::Transpose(Transpose { transposition }), None)
+    };
+    let near = layer("near", vec![], vec![answer()]);
+    let turn = Layer { priority: 1, ..layer("turn", vec![ask_again()], vec![ask_again()]) };
+    let far = Layer { priority: 2, ..layer("far", vec![answer()], vec![]) };
+    let mut bed =
+        Bed::new(PortLimits::default(), Policy { layers: vec![near, turn, far], ..Policy::default() });
+    let request = eth(MAC_A, MAC_B).ipv4("10.0.0.1", "10.0.0.2").echo_request(1, 1).frame();
+    let trace = bed.switch.trace(bed.now, A, &request).unwrap();
+    assert_eq!(trace.next[0].outcome, TraceOutcome::Drop(DropReason::CannotRespond));
+    assert!(bed.send(A, request).is_empty());
+    assert_eq!(bed.drops(DropReason::CannotRespond), 1);
 }
