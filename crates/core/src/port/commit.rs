@@ -19,6 +19,11 @@ use crate::switch::PortId;
 use crate::time::{Duration, Instant};
 use crate::transposition::Edit;
 
+/// The most unified flows of one conversation; packets of further ones take the slow path. A conversation has two, and
+/// a few more where policy reads fields that change from packet to packet; only a guest that changes its MAC all the
+/// time has many, and the lists that hold them are searched.
+const MAX_CONVERSATION_FLOWS: usize = 64;
+
 /// Where a packet goes after its walk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Egress {
@@ -96,8 +101,9 @@ pub(crate) struct Caching<'a> {
 pub(crate) struct Committed {
     pub(crate) slots: Box<[Slot]>,
     pub(crate) conversation: Option<u32>,
-    /// The answer relies on state of conversations other than this one, so it must not be cached.
-    pub(crate) is_shared: bool,
+    /// False for an answer that relies on state of conversations other than this one, or that does not tell which
+    /// packets are dropped for their time to live.
+    pub(crate) is_cachable: bool,
     pub(crate) time_to_live: Duration,
 }
 
@@ -214,7 +220,8 @@ impl Port {
         for slot in &slots {
             self.counters.add(*slot, count);
         }
-        Committed { slots, conversation, is_shared, time_to_live: plan.time_to_live }
+        let is_cachable = !is_shared && !plan.forgets_ttl;
+        Committed { slots, conversation, is_cachable, time_to_live: plan.time_to_live }
     }
 
     /// Counts a dropped packet and ends what its walk showed to be over: pairs that expired or that policy no
@@ -281,8 +288,12 @@ impl Port {
         missed: &[u64],
         now: Instant,
     ) {
-        let Committed { slots, conversation, is_shared, time_to_live } = committed;
-        if is_shared {
+        let Committed { slots, conversation, is_cachable, time_to_live } = committed;
+        let is_crowded = conversation.and_then(|id| self.conversations.get(id)).is_some_and(|owner| {
+            let is_member = caching.stale.is_some_and(|id| owner.flows.contains(&id));
+            owner.flows.len() >= MAX_CONVERSATION_FLOWS && !is_member
+        });
+        if !is_cachable || is_crowded {
             if let Some(id) = caching.stale {
                 self.remove_flow(id);
             }
@@ -318,6 +329,8 @@ impl Port {
         self.flow_counters.reconciled += 1;
         self.fold(id);
         self.leave_conversation(id);
+        // It is watched anew by the caller.
+        self.flows.restamp(id);
         let Some(flow) = self.flows.get_mut(id) else { return };
         let old = core::mem::replace(&mut flow.basis, basis);
         flow.is_void = false;

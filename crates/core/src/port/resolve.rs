@@ -64,6 +64,9 @@ pub(crate) struct Resolution {
     pub(crate) missed: Vec<u64>,
     /// The shortest time to live of the layer flows that answered or are created.
     pub(crate) time_to_live: Duration,
+    /// A layer counted down the time to live of a header that a later one removed: `transposition` alone no longer
+    /// tells which packets that drops, so no cached answer may stand for it (§4.5).
+    pub(crate) forgets_ttl: bool,
 }
 
 /// What becomes of the packet at the end of its walk.
@@ -150,6 +153,7 @@ impl Port {
                 asks_for_state: false,
                 missed: Vec::new(),
                 time_to_live: Duration(u64::MAX),
+                forgets_ttl: false,
             },
         };
         let count = entry.end_layer.saturating_sub(entry.first_layer);
@@ -358,7 +362,6 @@ impl Walk<'_> {
         let reverse_key = LayerKey { tuple: tuple.reversed(), direction: forward_key.direction.opposite() };
         let Some(flows) = self.port.layer_table(table) else { return Ok(()) };
         self.plan.asks_for_state = true;
-        self.plan.missed.push(self.port.key_hash(table, &reverse_key));
         if let Some((id, _, occupant)) = flows.find(&reverse_key)
             && !self.plan.ended.contains(&(table, id))
         {
@@ -415,7 +418,10 @@ impl Walk<'_> {
             return self.drop(drop_reason(error), Some(slot));
         }
         observer.transposed(&effect.transposition, &self.plan.headers);
-        self.plan.transposition = self.plan.transposition.then(&effect.transposition);
+        let composed = self.plan.transposition.then(&effect.transposition);
+        let wanted = self.plan.transposition.ttl_changes() + effect.transposition.ttl_changes();
+        self.plan.forgets_ttl |= effect.transposition.removes_l3() && composed.ttl_changes() < wanted;
+        self.plan.transposition = composed;
         self.plan.slots.push(slot);
         ControlFlow::Continue(())
     }
@@ -428,9 +434,10 @@ impl Walk<'_> {
         self.plan.slots.clear();
         self.plan.slots.extend(slot);
         self.plan.meters.retain(|(meter, _)| resources.meter(*meter).counts == MeterCounts::Offered);
-        // The pairs are not made after all, so the answer relies on their keys being free, too.
+        // The pairs are not made after all, so the answer relies on both of their keys being free.
         for (table, pair) in self.plan.created.drain(..) {
-            self.plan.missed.push(self.port.key_hash(table, &pair.forward_key));
+            let keys = [pair.forward_key, pair.reverse_key];
+            self.plan.missed.extend(keys.map(|key| self.port.key_hash(table, &key)));
         }
         ControlFlow::Break(())
     }

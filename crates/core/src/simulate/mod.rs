@@ -249,6 +249,10 @@ impl Switch {
         let mut packet = packet.clone();
         match plan.outcome {
             Planned::Drop(reason) => trace.outcome = TraceOutcome::Drop(reason),
+            // Only a reply crosses a part of the layers, and it is not answered in turn.
+            Planned::Reply(..) if range != (0, program.layers.len()) => {
+                trace.outcome = TraceOutcome::Drop(DropReason::CannotRespond);
+            }
             Planned::Reply(reply, layer) => {
                 trace.outcome = TraceOutcome::Reply(reply);
                 if let Err(reason) =
