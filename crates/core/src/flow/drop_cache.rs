@@ -18,6 +18,8 @@ pub(crate) struct BlockedFlow {
     pub(crate) generation: u64,
     pub(crate) reason: DropReason,
     pub(crate) slots: Box<[Slot]>,
+    /// A rule before the drop asked for layer flows: while a layer's table is full, the packet stops there.
+    pub(crate) asks_for_state: bool,
     pub(crate) stamp: u32,
 }
 
@@ -51,12 +53,13 @@ impl DropCache {
         hash: u64,
         generation: u64,
         reason: DropReason,
-        slots: Box<[Slot]>,
+        (slots, asks_for_state): (Box<[Slot]>, bool),
     ) -> (u32, u32) {
         let place = self.place(hash);
         self.stamp = self.stamp.wrapping_add(1);
         let words = ufid.words().into();
-        self.places[place] = Some(BlockedFlow { words, generation, reason, slots, stamp: self.stamp });
+        let stamp = self.stamp;
+        self.places[place] = Some(BlockedFlow { words, generation, reason, slots, asks_for_state, stamp });
         (place as u32, self.stamp)
     }
 

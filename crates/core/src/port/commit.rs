@@ -162,10 +162,6 @@ impl Port {
     pub(crate) fn commit(&mut self, entry: &Entry, plan: &mut Resolution, count: Count) -> Committed {
         let now = entry.now;
         self.end_pairs(&plan.ended);
-        let key = conversation_key(entry, plan);
-        if let Some(known) = key.and_then(|key| self.conversations.find(&key)) {
-            self.see(known, now);
-        }
         for (table, id) in &plan.met {
             if let Some(owner) = self.owner(*table, *id) {
                 self.see(owner, now);
@@ -185,9 +181,15 @@ impl Port {
                 }
             }
         }
-        let mut conversation = key.and_then(|key| self.conversations.find(&key));
+        // A packet that used no state belongs to no conversation: it keeps none alive, cached or not.
+        let key = conversation_key(entry, plan);
+        let mut conversation =
+            key.filter(|_| !plan.met.is_empty()).and_then(|key| self.conversations.find(&key));
         if let Some((_, first)) = plan.created.first() {
             let key = key.unwrap_or(first.forward_key.tuple);
+            if let Some(known) = self.conversations.find(&key) {
+                self.see(known, now);
+            }
             conversation = Some(self.conversations.find_or_insert(key, now));
         }
         for (table, mut pair) in plan.created.drain(..) {
@@ -255,7 +257,8 @@ impl Port {
     /// Remembers that the flow of `ufid` is blocked.
     pub(crate) fn cache_drop(&mut self, ufid: &Ufid, hash: u64, reason: DropReason, plan: &Resolution) {
         let slots = self.slots(plan);
-        let (place, stamp) = self.drop_cache.insert(ufid, hash, self.generation, reason, slots);
+        let (place, stamp) =
+            self.drop_cache.insert(ufid, hash, self.generation, reason, (slots, plan.asks_for_state));
         self.watch(&plan.missed, Watch::Drop(place, stamp));
     }
 

@@ -132,8 +132,10 @@ impl Port {
     pub(crate) fn lookup(&self, ufid: &Ufid, hash: u64, now: Instant) -> Lookup {
         let Some(id) = self.flows.find(ufid, hash) else {
             return match self.drop_cache.find(ufid, hash, self.generation) {
-                Some(blocked) => Lookup::Blocked(blocked.reason),
-                None => Lookup::Miss(None),
+                Some(blocked) if !blocked.asks_for_state || !self.has_full_table() => {
+                    Lookup::Blocked(blocked.reason)
+                }
+                _ => Lookup::Miss(None),
             };
         };
         let is_current = self.flows.get(id).is_some_and(|flow| {
@@ -146,6 +148,14 @@ impl Port {
                 })
         });
         if is_current { Lookup::Hit(id) } else { Lookup::Miss(Some(id)) }
+    }
+
+    /// True when a layer has as many layer flows as it may.
+    fn has_full_table(&self) -> bool {
+        let Some(program) = &self.program else { return false };
+        program.layers.iter().zip(&self.tables).any(|(layer, table)| {
+            self.layer_table(*table).is_some_and(|flows| flows.len() >= layer.flow_limit)
+        })
     }
 
     /// Raises the generation: every cached answer is checked again when it is next hit (§5.5).

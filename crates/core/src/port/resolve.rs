@@ -58,6 +58,8 @@ pub(crate) struct Resolution {
     pub(crate) revoked: Vec<(u32, u32)>,
     /// Pairs to create: table, pair (its conversation is filled in on commit).
     pub(crate) created: Vec<(u32, LayerPair)>,
+    /// A rule asked for a pair, even if the packet was dropped later.
+    pub(crate) asks_for_state: bool,
     /// Hashes of layer keys that were looked for in vain.
     pub(crate) missed: Vec<u64>,
     /// The shortest time to live of the layer flows that answered or are created.
@@ -145,6 +147,7 @@ impl Port {
                 ended: Vec::new(),
                 revoked: Vec::new(),
                 created: Vec::new(),
+                asks_for_state: false,
                 missed: Vec::new(),
                 time_to_live: Duration(u64::MAX),
             },
@@ -354,6 +357,8 @@ impl Walk<'_> {
         let Some(tuple) = seen_by_reply else { return Ok(()) };
         let reverse_key = LayerKey { tuple: tuple.reversed(), direction: forward_key.direction.opposite() };
         let Some(flows) = self.port.layer_table(table) else { return Ok(()) };
+        self.plan.asks_for_state = true;
+        self.plan.missed.push(self.port.key_hash(table, &reverse_key));
         if let Some((id, _, occupant)) = flows.find(&reverse_key)
             && !self.plan.ended.contains(&(table, id))
         {

@@ -12,7 +12,8 @@
 //!   longer ago than the pair's time to live. It is gone at that moment, whether or not a sweep ran.
 //! - A conversation is known by the guest-side innermost tuple of its outbound packets: of an outbound packet as it
 //!   entered, of an inbound one as delivered, reversed. A packet whose plan creates pairs puts them into the
-//!   conversation of its key. A packet that merely meets a pair keeps the pair's conversation alive, too.
+//!   conversation of its key. A packet that merely meets a pair keeps the pair's conversation alive, too; one that
+//!   used no state belongs to no conversation and keeps none alive.
 //! - "Blocked" ends a conversation only for the drop reason `blocked`: of pairs that the packet met under an older
 //!   generation (re-checked, valid or not), and of its own flow as last forwarded under an older generation. The
 //!   same flow is: the same base fields, and the same values of the fields that the policy of the time declares

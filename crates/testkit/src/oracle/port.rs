@@ -223,7 +223,11 @@ impl Port {
             Direction::Outbound => Tuple::of(&entry.frame),
             Direction::Inbound => Tuple::of(&plan.frame).map(Tuple::reversed),
         };
-        let mut conversation = key.and_then(|key| self.conversation_of(&key));
+        let mut owners: Vec<u64> =
+            plan.met.iter().filter_map(|id| self.pairs.get(id)).map(|pair| pair.conversation).collect();
+        let uses_state = !owners.is_empty() || !plan.created.is_empty();
+        let mut conversation = key.filter(|_| uses_state).and_then(|key| self.conversation_of(&key));
+        let is_shared = owners.iter().any(|owner| conversation != Some(*owner));
         for mut pair in plan.created.iter().cloned() {
             let owner = match conversation {
                 Some(owner) => owner,
@@ -235,14 +239,12 @@ impl Port {
                 }
             };
             conversation = Some(owner);
+            owners.push(owner);
             pair.conversation = owner;
             let id = self.fresh_id();
             self.pairs.insert(id, pair);
         }
-        let met = plan.met.iter().filter_map(|id| self.pairs.get(id)).map(|pair| pair.conversation);
-        let owners: Vec<u64> = met.collect();
-        let is_shared = owners.iter().any(|owner| conversation != Some(*owner));
-        for owner in owners.into_iter().chain(conversation) {
+        for owner in owners {
             if let Some(conversation) = self.conversations.get_mut(&owner) {
                 conversation.last_seen = entry.now;
             }

@@ -81,10 +81,11 @@ pub(super) fn flow_name(direction: Direction, ingress: u32, frame: &Frame, decla
         name.push_str(" / ");
         name.push_str(&part);
     }
-    if !declared.fields.is_empty() {
-        for group in frame.groups() {
-            for field in &declared.fields {
-                name.push_str(&format!(" {field:?} {:?}", super::read::read(&group, *field)));
+    // A declared field whose value is zero tells no flows apart: policies that declare more keep the names of flows.
+    for (number, group) in frame.groups().iter().enumerate() {
+        for field in &declared.fields {
+            if let Some(value) = super::read::read(group, *field).filter(|value| value.bits != 0) {
+                name.push_str(&format!(" {number} {field:?} {value:?}"));
             }
         }
     }
