@@ -296,3 +296,27 @@ fn what_nobody_asked_for_any_more_is_freed_by_sweeps() {
     assert_eq!(counters.layers[0].layer_flows, 0);
     assert_eq!(counters.layers[0].groups[1].rules[0].1.packets, 20_000, "counts outlive the flows");
 }
+
+/// A blocked packet makes no layer flow; when another packet makes the one that it would have met, the drop cache
+/// must not go on answering.
+#[test]
+fn a_cached_drop_ends_when_another_packet_makes_the_layer_flow_that_it_planned() {
+    let masquerade = Nat { source: Some(NatTo { address: ip("192.0.2.1"), port: None }), destination: None };
+    let nat = layer(
+        "nat",
+        vec![rule("masquerade", 0, vec![], Action::Nat(masquerade), stateful(10))],
+        vec![rule("admit", 0, vec![], Action::Allow(Allow), stateful(10))],
+    );
+    let translated = is(HeaderField::IpSrc, Value::ip("192.0.2.1".parse().unwrap()));
+    let no_masquerade = rule("no", 0, vec![translated], Action::Block(Block), None);
+    let acl = Layer { priority: 1, ..layer("acl", vec![no_masquerade], vec![]) };
+    let mut bed = Bed::new(PortLimits::default(), Policy { layers: vec![nat, acl], ..Policy::default() });
+    assert!(!bed.out(1000) && !bed.out(1000), "translated, and so blocked");
+    assert_eq!(bed.switch.counters(A).unwrap().flows.drop_cache_hits, 1);
+    assert_eq!(bed.send(B, udp_reply(1000)).len(), 1);
+    assert!(bed.out(1000), "the answer to an admitted packet is not translated, and passes");
+}
+
+fn ip(text: &str) -> Option<IpAddr> {
+    Some(text.parse().unwrap())
+}

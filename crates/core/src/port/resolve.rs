@@ -428,7 +428,10 @@ impl Walk<'_> {
         self.plan.slots.clear();
         self.plan.slots.extend(slot);
         self.plan.meters.retain(|(meter, _)| resources.meter(*meter).counts == MeterCounts::Offered);
-        self.plan.created.clear();
+        // The pairs are not made after all, so the answer relies on their keys being free, too.
+        for (table, pair) in self.plan.created.drain(..) {
+            self.plan.missed.push(self.port.key_hash(table, &pair.forward_key));
+        }
         ControlFlow::Break(())
     }
 

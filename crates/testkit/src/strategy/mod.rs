@@ -3,6 +3,7 @@
 //! The universe is small on purpose: a few addresses, ports and MACs, so that rules match, NAT collides, replies
 //! come back and conversations meet each other. Everything is a value that proptest can print and shrink.
 
+pub mod change;
 pub mod packet;
 pub mod policy;
 pub mod universe;
@@ -13,8 +14,8 @@ use lamina_core::layer::Policy;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use change::Change;
 use packet::{PacketSpec, Tweak};
-use policy::Change;
 
 /// A whole test: the first policies of all ports, then steps.
 #[derive(Clone)]
@@ -79,7 +80,7 @@ fn steps() -> impl Strategy<Value = Step> {
         12 => (0usize..4, packet::tweaks()).prop_map(|(back, tweak)| Step::Reply { back, tweak }),
         4 => prop_oneof![Just(10u64), Just(700), Just(1_000), Just(1_001), Just(2_500)].prop_map(Step::Advance),
         1 => Just(Step::Sweep),
-        4 => (0usize..3, policy::changes()).prop_map(|(port, change)| Step::Change { port, change }),
+        4 => (0usize..3, change::changes()).prop_map(|(port, change)| Step::Change { port, change }),
         1 => any::<bool>().prop_map(Step::Multicast),
         1 => (0usize..universe::VARIANTS).prop_map(Step::Underlay),
     ]

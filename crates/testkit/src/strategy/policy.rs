@@ -1,12 +1,12 @@
 //! Random policies: layers of the usual kinds (ACL, NAT, load balancer, virtual network, metering, responder) and
-//! layers of anything, and small changes of a policy such as controllers make.
+//! layers of anything.
 
 use std::sync::Arc;
 
 use lamina_core::action::*;
 use lamina_core::address::{VlanTag, VlanTags};
-use lamina_core::flow::{Direction, Field, HeaderField, Scope, Value};
 use lamina_core::flow::{EncapKind, Level};
+use lamina_core::flow::{Field, HeaderField, Scope, Value};
 use lamina_core::layer::*;
 use lamina_core::resource::{MappingId, MeterId, PrefixSetId, TargetSetId};
 use lamina_core::time::Duration;
@@ -61,7 +61,7 @@ fn small(field: Field, values: Vec<u128>) -> BoxedStrategy<Condition> {
 }
 
 /// Random conditions.
-fn conditions() -> impl Strategy<Value = Condition> {
+pub(super) fn conditions() -> impl Strategy<Value = Condition> {
     use HeaderField::*;
     let scope = prop_oneof![4 => Just(Scope::Inner), 1 => Just(Scope::Outer)];
     let macs: Vec<u128> = MACS.iter().map(|mac| u128::from(mac.to_bits())).collect();
@@ -203,7 +203,7 @@ fn transposes() -> impl Strategy<Value = Transposition> {
 }
 
 /// Random actions.
-fn actions() -> impl Strategy<Value = Action> {
+pub(super) fn actions() -> impl Strategy<Value = Action> {
     let mac_source = prop_oneof![
         select(MACS[..5].to_vec()).prop_map(MacSource::Fixed),
         Just(MacSource::Mapping { mapping: MappingId(0), key_tenant: 0 }),
@@ -232,7 +232,7 @@ fn actions() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn states() -> BoxedStrategy<Stateful> {
+pub(super) fn states() -> BoxedStrategy<Stateful> {
     (select(std::vec![1_000u64, 2_000, 5_000]), prop::bool::weighted(0.2), prop::bool::weighted(0.3))
         .prop_map(|(milliseconds, is_direct, is_both)| Stateful {
             time_to_live: Duration::from_milliseconds(milliseconds),
@@ -249,7 +249,7 @@ fn rule(conditions: Vec<Condition>, action: Action, state: Option<Stateful>) -> 
     (0, conditions, action, false, state)
 }
 
-fn group(
+pub(super) fn group(
     name: &str,
     priority: i32,
     conditions: Vec<Condition>,
@@ -310,7 +310,7 @@ fn empty_layer(name: &str) -> Layer {
     }
 }
 
-fn defaults() -> impl Strategy<Value = DefaultAction> {
+pub(super) fn defaults() -> impl Strategy<Value = DefaultAction> {
     prop_oneof![9 => Just(DefaultAction::Pass), 1 => Just(DefaultAction::Block)]
 }
 
@@ -474,135 +474,4 @@ pub fn policies() -> impl Strategy<Value = Policy> {
         }
         policy
     })
-}
-
-/// A small change of a policy.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// Nothing but the generation.
-    Nothing,
-    /// Other contents of the resources.
-    Resources(usize),
-    /// A layer goes.
-    RemoveLayer(usize),
-    /// A layer gets another place.
-    MoveLayer(usize, i32),
-    /// A rule goes.
-    RemoveRule(Place),
-    /// A rule blocks.
-    Block(Place),
-    /// A rule becomes allow, stateful or not.
-    Allow(Place, Option<Stateful>),
-    /// A rule keeps its action and loses or gets state.
-    State(Place, Option<Stateful>),
-    /// A rule gets an action.
-    Act(Place, Action),
-    /// A layer's default blocks or passes.
-    Default(usize, Direction, DefaultAction),
-    /// A rule that blocks is put in front of a layer's rules.
-    BlockFirst(usize, Direction, Condition),
-}
-
-/// A rule, by indexes that are taken modulo what there is.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    /// Index of the layer.
-    pub layer: usize,
-    /// Direction of the group.
-    pub direction: Direction,
-    /// Index of the group.
-    pub group: usize,
-    /// Index of the rule.
-    pub rule: usize,
-}
-
-fn directions() -> impl Strategy<Value = Direction> {
-    prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound)]
-}
-
-/// Random changes.
-pub fn changes() -> impl Strategy<Value = Change> {
-    let place = (0usize..20, directions(), 0usize..3, 0usize..4)
-        .prop_map(|(layer, direction, group, rule)| Place { layer, direction, group, rule })
-        .boxed();
-    prop_oneof![
-        2 => Just(Change::Nothing),
-        2 => (0..VARIANTS).prop_map(Change::Resources),
-        1 => (0usize..20).prop_map(Change::RemoveLayer),
-        1 => (0usize..20, -1i32..20).prop_map(|(layer, priority)| Change::MoveLayer(layer, priority)),
-        2 => place.clone().prop_map(Change::RemoveRule),
-        2 => place.clone().prop_map(Change::Block),
-        2 => (place.clone(), prop::option::of(states())).prop_map(|(place, state)| Change::Allow(place, state)),
-        2 => (place.clone(), prop::option::of(states())).prop_map(|(place, state)| Change::State(place, state)),
-        2 => (place, actions()).prop_map(|(place, action)| Change::Act(place, action)),
-        1 => (0usize..20, directions(), defaults()).prop_map(|(layer, way, to)| Change::Default(layer, way, to)),
-        2 => (0usize..20, directions(), conditions()).prop_map(|(layer, way, when)| Change::BlockFirst(layer, way, when)),
-    ]
-}
-
-fn groups_mut(layer: &mut Layer, direction: Direction) -> &mut Vec<Group> {
-    match direction {
-        Direction::Inbound => &mut layer.inbound,
-        Direction::Outbound => &mut layer.outbound,
-    }
-}
-
-impl Change {
-    /// Changes `policy`, if it has what is to be changed.
-    pub fn apply(&self, policy: &mut Policy) {
-        let count = policy.layers.len();
-        match self {
-            Change::Nothing => {}
-            Change::Resources(variant) => policy.resources = resources(*variant),
-            _ if count == 0 => {}
-            Change::RemoveLayer(layer) => {
-                policy.layers.remove(layer % count);
-            }
-            Change::MoveLayer(layer, priority) => {
-                policy.layers[layer % count].priority = *priority;
-                policy.layers.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
-            }
-            Change::Default(layer, direction, default) => {
-                let layer = &mut policy.layers[layer % count];
-                match direction {
-                    Direction::Inbound => layer.default_inbound = *default,
-                    Direction::Outbound => layer.default_outbound = *default,
-                }
-            }
-            Change::BlockFirst(layer, direction, condition) => {
-                let groups = groups_mut(&mut policy.layers[layer % count], *direction);
-                let rules = std::vec![(0, std::vec![condition.clone()], Action::Block(Block), true, None)];
-                groups.retain(|group| &*group.name != "deny");
-                groups.insert(0, group("deny", -1, Vec::new(), Selection::Priority, rules));
-            }
-            Change::RemoveRule(place) => Self::on_rule(place, policy, |rules, index| {
-                rules.remove(index);
-            }),
-            Change::Block(place) => {
-                Self::on_rule(place, policy, |rules, index| rules[index].action = Action::Block(Block));
-            }
-            Change::Allow(place, state) => Self::on_rule(place, policy, |rules, index| {
-                rules[index].action = Action::Allow(Allow);
-                rules[index].state = *state;
-            }),
-            Change::State(place, state) => {
-                Self::on_rule(place, policy, |rules, index| rules[index].state = *state)
-            }
-            Change::Act(place, action) => {
-                Self::on_rule(place, policy, |rules, index| rules[index].action = action.clone());
-            }
-        }
-    }
-
-    fn on_rule(place: &Place, policy: &mut Policy, change: impl FnOnce(&mut Vec<Rule>, usize)) {
-        let count = policy.layers.len();
-        let groups = groups_mut(&mut policy.layers[place.layer % count], place.direction);
-        let count = groups.len().max(1);
-        let Some(group) = groups.get_mut(place.group % count) else { return };
-        let rules = Arc::make_mut(&mut group.rules);
-        if !rules.is_empty() {
-            let index = place.rule % rules.len();
-            change(rules, index);
-        }
-    }
 }

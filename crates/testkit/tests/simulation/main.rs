@@ -21,7 +21,12 @@ mod world;
 use world::{Kind, World};
 
 /// Seeds of the ordinary run.
-const CASES: u64 = 36;
+const CASES: u64 = 60;
+
+const HOSTS: usize = 3;
+/// Guests of each tenant.
+const GUESTS: usize = 4;
+const TENANTS: usize = 2;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
@@ -41,7 +46,7 @@ fn conversations_survive_and_nothing_leaks() {
         Some(seed) => seed..seed + 1,
         None => 0..number("LAMINA_CASES").unwrap_or(CASES),
     };
-    let mut seen = fabric_totals::Totals::default();
+    let mut seen = totals::Totals::default();
     for seed in seeds.clone() {
         // The last seed printed is the one that failed.
         println!("LAMINA_SEED={seed}");
@@ -62,7 +67,7 @@ fn another_seed_is_another_history() {
 }
 
 /// That the runs together did what they are there for.
-mod fabric_totals {
+mod totals {
     use super::world::History;
 
     #[derive(Default)]
@@ -107,7 +112,3 @@ mod fabric_totals {
         }
     }
 }
-
-pub const HOSTS: usize = 3;
-pub const GUESTS: usize = 4;
-pub const TENANTS: usize = 2;
