@@ -289,7 +289,9 @@ fn counted(lab: &Lab, count: &Count, before: Result<Option<stats::Count>>) -> Re
             let seen = match &count.counter {
                 Counter::Rule { .. } if !known => format!("{} has no such rule", count.port),
                 Counter::Meter { .. } if !known => format!("{} has no such meter", count.port),
-                Counter::Drops(_) if !known => "no such drop reason; see `lamina explain drop-reasons`".into(),
+                Counter::Drops(_) if !known => {
+                    "no such drop reason; see `lamina explain drop-reasons`".into()
+                }
                 Counter::Drops(_) => format!("{packets} packets"),
                 _ => format!("{packets} packets, {bytes} bytes"),
             };
