@@ -84,7 +84,7 @@ drop_reasons! {
     TooBig = 27, "too-big";
     /// A responder matched a packet that it cannot answer.
     CannotRespond = 28, "cannot-respond";
-    /// The packet crossed more hairpins than allowed.
+    /// The packet was handed from port to port more than four times: policy on them answers or sends back in a loop.
     TooManyTurns = 29, "too-many-turns";
     /// The destination port is the port it came from.
     SamePort = 30, "same-port";

@@ -387,3 +387,28 @@ fn a_trace_does_not_answer_answers() {
     assert!(bed.send(A, request).is_empty());
     assert_eq!(bed.drops(DropReason::CannotRespond), 1);
 }
+
+#[test]
+fn ports_that_answer_each_others_answers_do_not_hold_the_worker() {
+    let again = Modify::L4(ModifyL4 { icmp_type: Some(8), ..ModifyL4::default() });
+    let ops = vec![HeaderOp::Ignore(Level::L2), HeaderOp::Ignore(Level::L3), HeaderOp::Modify(again)];
+    let ask_again = Action::Transpose(Transpose { transposition: Transposition::new(ops) });
+    let is_reply = vec![is(HeaderField::IcmpType, Value::number(0))];
+    let is_request = vec![is(HeaderField::IcmpType, Value::number(8))];
+    let answer = rule("answer", 0, is_request, Action::Respond(Respond::Echo), None);
+    let turn = rule("turn", 0, is_reply, ask_again, None);
+    let guest = layer("a-answer", vec![], vec![answer]);
+    let network = layer("b-turn", vec![], vec![turn]);
+    let policy = Policy { layers: vec![guest, network], ..Policy::default() };
+    let mut bed = Bed::new(PortLimits::default(), policy.clone());
+    bed.switch.publish(B, policy).unwrap();
+    let request = eth(MAC_A, MAC_B).ipv4("10.0.0.1", "10.0.0.2").echo_request(1, 1).frame();
+    assert!(bed.send(A, request.clone()).is_empty());
+    let drops = |bed: &mut Bed, id| bed.switch.counters(id).unwrap().drops.of(DropReason::TooManyTurns);
+    assert_eq!(drops(&mut bed, A) + drops(&mut bed, B), 1);
+    let mut trace = &bed.switch.trace(bed.now, A, &request).unwrap();
+    while let Some(next) = trace.next.last() {
+        trace = next;
+    }
+    assert_eq!(trace.outcome, TraceOutcome::Drop(DropReason::TooManyTurns));
+}

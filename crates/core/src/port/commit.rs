@@ -181,7 +181,10 @@ impl Port {
                 let (owner, time_to_live) = (pair.conversation, rule.time_to_live);
                 pair.rule = rule;
                 pair.generation = generation;
-                flows.none_expires_before = flows.none_expires_before.min(now + time_to_live);
+                let is_sooner = now + time_to_live < pair.due;
+                if is_sooner {
+                    flows.set_due(id, now + time_to_live);
+                }
                 if let Some(owner) = self.conversations.get_mut(owner) {
                     owner.shortest = owner.shortest.min(time_to_live);
                 }
@@ -204,7 +207,6 @@ impl Port {
             let keys = [pair.forward_key, pair.reverse_key];
             let time_to_live = pair.rule.time_to_live;
             let Some(flows) = self.layer_table_mut(table) else { continue };
-            flows.none_expires_before = flows.none_expires_before.min(now + time_to_live);
             let id = flows.insert(pair);
             if let Some(owner) = self.conversations.get_mut(owner) {
                 owner.pairs.push((table, id));
@@ -344,6 +346,9 @@ impl Port {
         for id in self.conversations.slice(budget) {
             self.end_expired(id, now);
         }
+        for table in self.tables.clone() {
+            self.free_due(table, now, budget);
+        }
         let idle = self.config.limits.idle;
         for id in self.flows.slice(budget) {
             let Some(flow) = self.flows.get(id) else { continue };
@@ -353,30 +358,34 @@ impl Port {
         }
     }
 
-    /// Frees the expired pairs of every table that is full by `program`'s limits. True when there was one.
+    /// Frees the expired pairs of every table that is full by the program's limits. True when there was one.
     pub(crate) fn reclaim(&mut self, now: Instant) -> bool {
         let Some(program) = self.program.clone() else { return false };
         let mut any = false;
         for (layer, table) in program.layers.iter().zip(self.tables.clone()) {
-            let Some(flows) = self.layer_table(table) else { continue };
-            if flows.len() < layer.flow_limit || now <= flows.none_expires_before {
-                continue;
-            }
-            let mut ended = Vec::new();
-            let mut bound = Instant(u64::MAX);
-            for (id, pair) in flows.iter() {
-                let seen =
-                    self.conversations.get(pair.conversation).map_or(Instant(0), |owner| owner.last_seen);
-                let last_moment = seen + pair.rule.time_to_live;
-                if now > last_moment { ended.push((table, id)) } else { bound = bound.min(last_moment) }
-            }
-            any |= !ended.is_empty();
-            self.end_pairs(&ended);
-            if let Some(flows) = self.layer_table_mut(table) {
-                flows.none_expires_before = bound;
+            if self.layer_table(table).is_some_and(|flows| flows.len() >= layer.flow_limit) {
+                any |= self.free_due(table, now, u32::MAX);
             }
         }
         any
+    }
+
+    /// Frees pairs of `table` that are over, looking at up to `budget` that may be. True when there was one.
+    fn free_due(&mut self, table: u32, now: Instant, budget: u32) -> bool {
+        let mut ended = Vec::new();
+        for _ in 0..budget {
+            let Some(id) = self.layer_table_mut(table).and_then(|flows| flows.next_due(now)) else { break };
+            let Some(pair) = self.layer_table(table).and_then(|flows| flows.get(id)) else { break };
+            let seen = self.conversations.get(pair.conversation).map_or(Instant(0), |owner| owner.last_seen);
+            let last_moment = seen + pair.rule.time_to_live;
+            if now > last_moment {
+                ended.push((table, id));
+            } else if let Some(flows) = self.layer_table_mut(table) {
+                flows.set_due(id, last_moment);
+            }
+        }
+        self.end_pairs(&ended);
+        !ended.is_empty()
     }
 
     /// Removes pairs, and conversations that hold nothing any more.

@@ -377,6 +377,7 @@ impl Walk<'_> {
         self.plan.time_to_live = self.plan.time_to_live.min(rule.time_to_live);
         let origin =
             Box::new(Origin { headers: before, metadata: self.metadata, ingress: self.entry.ingress });
+        let due = self.entry.now + rule.time_to_live;
         let pair = LayerPair {
             forward_key,
             reverse_key,
@@ -386,6 +387,7 @@ impl Walk<'_> {
             origin,
             generation: self.port.generation,
             conversation: u32::MAX,
+            due,
         };
         self.plan.created.push((table, pair));
         self.plan.missed.pop();

@@ -339,8 +339,13 @@ impl Switch {
         };
         let name = |id: &PortId| self.port(*id).map(|port| port.config.name.clone());
         trace.outcome = TraceOutcome::Ports(targets.iter().filter_map(name).collect());
+        let mut packet = packet.clone();
+        if !packet.take_turn() {
+            trace.outcome = TraceOutcome::Drop(DropReason::TooManyTurns);
+            return;
+        }
         for to in targets {
-            trace.next.extend(self.crossing(now, to, Direction::Inbound, from, packet));
+            trace.next.extend(self.crossing(now, to, Direction::Inbound, from, &packet));
         }
     }
 }

@@ -149,6 +149,11 @@ impl Switch {
             output.free.push(packet);
             return;
         };
+        if !packet.take_turn() {
+            port.drops.count(DropReason::TooManyTurns);
+            output.free.push(packet);
+            return;
+        }
         let crossing = Crossing { fabric: &self.fabric, now, id: to, direction: Direction::Inbound, ingress };
         match crossing.cross(port, &mut packet, reading, scratch, output) {
             Fate::Drop(reason) => {
