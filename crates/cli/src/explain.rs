@@ -37,7 +37,10 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         What::DropReason { name, json } => {
             let Some(reason) = find(name) else {
                 let names = DropReason::ALL.iter().map(|reason| reason.name());
-                let help = lamina_api::suggest::did_you_mean(name, names, "drop reasons are");
+                let help = match lamina_api::suggest::nearest(name, names) {
+                    Some(nearest) => format!("did you mean `{nearest}`?"),
+                    None => "`lamina explain drop-reasons` lists them".into(),
+                };
                 anyhow::bail!("`{name}` is not a drop reason; {help}");
             };
             if *json {

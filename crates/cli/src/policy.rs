@@ -15,7 +15,8 @@ fn read(path: &Path) -> anyhow::Result<(String, String)> {
         return Ok(("<stdin>".into(), text));
     }
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+    let text = String::from_utf8(bytes).ok().with_context(|| format!("{name} is not a text in UTF-8"))?;
     Ok((name, text))
 }
 

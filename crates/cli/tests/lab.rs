@@ -221,13 +221,16 @@ checks:
   - { name: wrongly blocked, ping: { from: a, to: b, timeout: 200ms }, expect: blocked }
   - { name: wrongly passing, ping: { from: a, to: 10.0.0.3, timeout: 200ms } }
   - { name: wrongly counted, ping: { from: a, to: b }, counts: [{ port: a, drops: blocked, packets: 1 }] }
+  - { name: no such rule, ping: { from: a, to: b }, counts: [{ port: a, rule: acl/in/nobody, packets: 0 }] }
+  - { name: no such meter, ping: { from: a, to: b }, counts: [{ port: a, meter: nobody, packets: 0 }] }
+  - { name: no such reason, ping: { from: a, to: b }, counts: [{ port: a, drops: nothing, packets: 0 }] }
   - { name: wrongly connected, stream: { from: a, to: b, bytes: 1kB }, expect: blocked }
 "#,
     );
     let Some((json, success)) = run(file.path()) else { return };
     assert!(!success && json["ok"] == false, "{json:#}");
     let oks: Vec<_> = json["checks"].as_array().unwrap().iter().map(|check| check["ok"] == true).collect();
-    assert_eq!(oks, [true, false, false, false, false], "{json:#}");
+    assert_eq!(oks, [true, false, false, false, false, false, false, false], "{json:#}");
 }
 
 #[test]

@@ -44,6 +44,11 @@ const CASES: &[(&str, &[&str])] = &[
         "multicast",
         &["trace", "-p", "policy.yaml", "--port", "vm1", "eth type=0x88cc eth-dst=01:80:c2:00:00:0e"],
     ),
+    (
+        "packet-behind-the-policy",
+        &["trace", "--port", "vm1", "-p", "policy.yaml", "arp 10.0.0.1 -> 10.0.0.2"],
+    ),
+    ("not-a-capture", &["trace", "-p", "policy.yaml", "--port", "vm1", "--pcap", "policy.yaml"]),
     ("empty-frame", &["trace", "-p", "policy.yaml", "--port", "vm1", "--hex", ""]),
     (
         "truncated-frame",

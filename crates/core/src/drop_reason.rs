@@ -48,7 +48,7 @@ drop_reasons! {
     BadTunnelHeader = 9, "bad-tunnel-header";
     /// More VLAN tags, header groups or header bytes than the parser follows.
     TooManyHeaders = 10, "too-many-headers";
-    /// A non-first fragment met policy that needs transport ports; fragments are tracked from "Connections" on.
+    /// A non-first fragment met policy that needs transport ports, which only the first fragment has.
     FragmentWithoutPorts = 11, "fragment-without-ports";
     /// The port is not running: it waits for its first policy or for its NIC.
     PortNotReady = 12, "port-not-ready";
@@ -84,13 +84,13 @@ drop_reasons! {
     TooBig = 27, "too-big";
     /// A responder matched a packet that it cannot answer.
     CannotRespond = 28, "cannot-respond";
-    /// The packet crossed more hairpins than allowed.
+    /// The packet was handed from port to port more than four times: policy on them answers or sends back in a loop.
     TooManyTurns = 29, "too-many-turns";
     /// The destination port is the port it came from.
     SamePort = 30, "same-port";
     /// The backend's transmit queue was full.
     TransmitQueueFull = 31, "transmit-queue-full";
-    /// The table of a meter is full and the key is new; the packet is blocked only if the meter says so.
+    /// The table of a meter is full and the key is new. Not used: such packets are counted in the meter's cell `other`.
     MeterTableFull = 32, "meter-table-full";
     /// A transport checksum is wrong where a translation would have hidden it.
     BadTransportChecksum = 33, "bad-transport-checksum";

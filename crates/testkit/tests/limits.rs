@@ -3,17 +3,19 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lamina_core::action::{Action, Allow, Block, Meter, Nat, NatTo};
+use lamina_core::action::{Action, Allow, Block, Decap, Meter, Nat, NatTo, Respond, Transpose};
 use lamina_core::address::MacAddr;
 use lamina_core::drop_reason::DropReason;
-use lamina_core::flow::{Field, HeaderField, Scope, Value};
+use lamina_core::flow::{Field, HeaderField, Level, Scope, Value};
 use lamina_core::layer::{
     Condition, DefaultAction, Group, Layer, Policy, Rule, Selection, Stateful, ValueRange,
 };
 use lamina_core::packet::Packet;
 use lamina_core::resource::{MeterCounts, MeterId, MeterSpec, Resources};
+use lamina_core::simulate::TraceOutcome;
 use lamina_core::switch::{Output, PortConfig, PortId, PortLimits, PublishError, Switch, SwitchConfig};
 use lamina_core::time::{Duration, Instant};
+use lamina_core::transposition::{HeaderOp, Modify, ModifyL3, ModifyL4, Transposition, Ttl};
 use lamina_testkit::builder::eth;
 
 const A: PortId = PortId(1);
@@ -295,4 +297,118 @@ fn what_nobody_asked_for_any_more_is_freed_by_sweeps() {
     assert_eq!((counters.flows.unified, counters.flows.conversations), (0, 0));
     assert_eq!(counters.layers[0].layer_flows, 0);
     assert_eq!(counters.layers[0].groups[1].rules[0].1.packets, 20_000, "counts outlive the flows");
+}
+
+/// A blocked packet makes no layer flow; when another packet makes the one that it would have met, the drop cache
+/// must not go on answering.
+#[test]
+fn a_cached_drop_ends_when_another_packet_makes_the_layer_flow_that_it_planned() {
+    let masquerade = Nat { source: Some(NatTo { address: ip("192.0.2.1"), port: None }), destination: None };
+    let nat = layer(
+        "nat",
+        vec![rule("masquerade", 0, vec![], Action::Nat(masquerade), stateful(10))],
+        vec![rule("admit", 0, vec![], Action::Allow(Allow), stateful(10))],
+    );
+    let translated = is(HeaderField::IpSrc, Value::ip("192.0.2.1".parse().unwrap()));
+    let no_masquerade = rule("no", 0, vec![translated], Action::Block(Block), None);
+    let acl = Layer { priority: 1, ..layer("acl", vec![no_masquerade], vec![]) };
+    let mut bed = Bed::new(PortLimits::default(), Policy { layers: vec![nat, acl], ..Policy::default() });
+    assert!(!bed.out(1000) && !bed.out(1000), "translated, and so blocked");
+    assert_eq!(bed.switch.counters(A).unwrap().flows.drop_cache_hits, 1);
+    assert_eq!(bed.send(B, udp_reply(1000)).len(), 1);
+    assert!(bed.out(1000), "the answer to an admitted packet is not translated, and passes");
+
+    assert!(!bed.out(2000));
+    let to_translated = eth(MAC_B, MAC_A).ipv4("10.0.0.2", "192.0.2.1").udp(80, 2000).frame();
+    assert_eq!(bed.send(B, to_translated).len(), 1);
+    assert!(!bed.out(2000));
+    assert_eq!(bed.drops(DropReason::FlowKeyTaken), 1, "the translation's reverse key is another's now");
+}
+
+fn ip(text: &str) -> Option<IpAddr> {
+    Some(text.parse().unwrap())
+}
+
+/// Counting down a tunnel's time to live and then taking the tunnel off leaves nothing of the countdown in the composed
+/// change: such packets must go on asking the layers.
+#[test]
+fn a_countdown_that_a_decap_removes_still_drops() {
+    let hop = ModifyL3 { ttl: Some(Ttl::Decrement(1)), ..ModifyL3::default() };
+    let transposition =
+        Transposition::new(vec![HeaderOp::Ignore(Level::L2), HeaderOp::Modify(Modify::L3(hop))]);
+    let count_down = rule("hop", 0, vec![], Action::Transpose(Transpose { transposition }), None);
+    let router = Layer { priority: 1, ..layer("router", vec![], vec![count_down]) };
+    let decap = layer("decap", vec![], vec![rule("decap", 0, vec![], Action::Decap(Decap::default()), None)]);
+    let mut bed =
+        Bed::new(PortLimits::default(), Policy { layers: vec![decap, router], ..Policy::default() });
+    let tunnelled = |ttl| {
+        let inner = eth(MAC_B, MAC_A).ipv4("10.0.0.2", "10.0.0.1").udp(80, 1000).payload(b"hello");
+        let outer = eth(MAC_B, MAC_A).ipv4("172.16.0.2", "172.16.0.1").ttl(ttl);
+        outer.vxlan(5).wrap(&inner).frame()
+    };
+    for _ in 0..2 {
+        assert_eq!(bed.send(B, tunnelled(2)).len(), 1);
+        assert!(bed.send(B, tunnelled(1)).is_empty());
+    }
+    assert_eq!(bed.drops(DropReason::TtlExceeded), 2);
+}
+
+#[test]
+fn a_conversation_under_many_macs_has_a_bounded_number_of_unified_flows() {
+    let mut bed = Bed::new(PortLimits::default(), admit(10, 4));
+    for n in 0..1000u16 {
+        let [high, low] = n.to_be_bytes();
+        assert_eq!(bed.send(A, udp(MacAddr([2, 1, 0, 0, high, low]), MAC_B, 1000)).len(), 1);
+    }
+    let flows = bed.switch.counters(A).unwrap().flows;
+    assert_eq!((flows.conversations, flows.unified), (1, 64));
+}
+
+/// Policy that turns an echo reply back into a request: the packet path does not answer answers, and neither may a
+/// trace, which would go on for ever.
+#[test]
+fn a_trace_does_not_answer_answers() {
+    let answer = || rule("answer", 0, vec![], Action::Respond(Respond::Echo), None);
+    let ask_again = || {
+        let icmp = ModifyL4 { icmp_type: Some(8), ..ModifyL4::default() };
+        let ops = [HeaderOp::Ignore(Level::L2), HeaderOp::Ignore(Level::L3)];
+        let ops = ops.into_iter().chain([HeaderOp::Modify(Modify::L4(icmp))]).collect();
+        let transposition = Transposition::new(ops);
+        rule("again", 0, vec![], Action::Transpose(Transpose { transposition }), None)
+    };
+    let near = layer("near", vec![], vec![answer()]);
+    let turn = Layer { priority: 1, ..layer("turn", vec![ask_again()], vec![ask_again()]) };
+    let far = Layer { priority: 2, ..layer("far", vec![answer()], vec![]) };
+    let mut bed =
+        Bed::new(PortLimits::default(), Policy { layers: vec![near, turn, far], ..Policy::default() });
+    let request = eth(MAC_A, MAC_B).ipv4("10.0.0.1", "10.0.0.2").echo_request(1, 1).frame();
+    let trace = bed.switch.trace(bed.now, A, &request).unwrap();
+    assert_eq!(trace.next[0].outcome, TraceOutcome::Drop(DropReason::CannotRespond));
+    assert!(bed.send(A, request).is_empty());
+    assert_eq!(bed.drops(DropReason::CannotRespond), 1);
+}
+
+#[test]
+fn ports_that_answer_each_others_answers_do_not_hold_the_worker() {
+    let again = Modify::L4(ModifyL4 { icmp_type: Some(8), ..ModifyL4::default() });
+    let ops = vec![HeaderOp::Ignore(Level::L2), HeaderOp::Ignore(Level::L3), HeaderOp::Modify(again)];
+    let ask_again = Action::Transpose(Transpose { transposition: Transposition::new(ops) });
+    let is_reply = vec![is(HeaderField::IcmpType, Value::number(0))];
+    let is_request = vec![is(HeaderField::IcmpType, Value::number(8))];
+    let answer = rule("answer", 0, is_request, Action::Respond(Respond::Echo), None);
+    let turn = rule("turn", 0, is_reply, ask_again, None);
+    let guest = layer("a-answer", vec![], vec![answer]);
+    let network = layer("b-turn", vec![], vec![turn]);
+    let policy = Policy { layers: vec![guest, network], ..Policy::default() };
+    let mut bed = Bed::new(PortLimits::default(), policy.clone());
+    bed.switch.publish(B, policy).unwrap();
+    let request = eth(MAC_A, MAC_B).ipv4("10.0.0.1", "10.0.0.2").echo_request(1, 1).frame();
+    assert!(bed.send(A, request.clone()).is_empty());
+    let drops = |bed: &mut Bed, id| bed.switch.counters(id).unwrap().drops.of(DropReason::TooManyTurns);
+    assert_eq!(drops(&mut bed, A) + drops(&mut bed, B), 1);
+    let mut trace = &bed.switch.trace(bed.now, A, &request).unwrap();
+    while let Some(next) = trace.next.last() {
+        trace = next;
+    }
+    assert_eq!(trace.outcome, TraceOutcome::Drop(DropReason::TooManyTurns));
 }

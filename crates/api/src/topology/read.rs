@@ -203,7 +203,10 @@ impl Decoder<'_> {
     /// Reports a name that stands for nothing.
     pub(super) fn unknown<'n>(&mut self, name: &At<Name>, what: &str, known: impl Iterator<Item = &'n str>) {
         let known: Vec<_> = known.collect();
-        let help = did_you_mean(name, known.iter().copied(), &format!("there is a {what} called"));
+        let help = match known.as_slice() {
+            [] => format!("there is no {what} at all, or none that is written rightly"),
+            _ => did_you_mean(name, known.iter().copied(), &format!("there is a {what} called")),
+        };
         self.error(Code::MissingResource, name.span, format!("there is no {what} `{}`", name.value), help);
     }
 

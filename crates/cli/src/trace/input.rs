@@ -72,7 +72,12 @@ fn captured(path: &Path, number: usize) -> anyhow::Result<Vec<u8>> {
     let mut magic = [0; 4];
     file.read_exact(&mut magic).with_context(|| format!("{name} is too short for a capture file"))?;
     file.rewind()?;
+    const PCAP: [[u8; 4]; 2] = [[0xa1, 0xb2, 0xc3, 0xd4], [0xa1, 0xb2, 0x3c, 0x4d]];
     let is_pcapng = magic == [0x0a, 0x0d, 0x0d, 0x0a];
+    let reversed = [magic[3], magic[2], magic[1], magic[0]];
+    if !is_pcapng && !PCAP.contains(&magic) && !PCAP.contains(&reversed) {
+        bail!("{name} is neither a pcap nor a pcapng file");
+    }
     let frame = if is_pcapng { from_pcapng(file, number) } else { from_pcap(file, number) };
     frame.with_context(|| format!("cannot take frame {number} of {name}"))
 }

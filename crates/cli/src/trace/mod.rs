@@ -30,8 +30,8 @@ use scene::Scene;
 #[derive(Debug, Args)]
 #[command(after_help = packet::SYNTAX)]
 pub struct TraceArgs {
-    /// Policy files; several are the documents of several controllers for one host.
-    #[arg(short, long, required = true, num_args = 1.., value_name = "FILE")]
+    /// A policy file; given several times, the documents of several controllers for one host.
+    #[arg(short, long, required = true, value_name = "FILE")]
     policy: Vec<PathBuf>,
     /// The port that the packet crosses, or `uplink` for a packet from the network.
     #[arg(long)]

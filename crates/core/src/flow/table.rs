@@ -171,6 +171,15 @@ impl UnifiedFlowTable {
         id
     }
 
+    /// Makes everything that was remembered of flow `id` by its stamp void.
+    pub(crate) fn restamp(&mut self, id: u32) {
+        if let Some(Some(flow)) = self.entries.get_mut(id as usize) {
+            let stamp = &mut self.stamps[id as usize];
+            *stamp = stamp.wrapping_add(1);
+            flow.stamp = *stamp;
+        }
+    }
+
     pub(crate) fn remove(&mut self, id: u32) -> Option<UnifiedFlow> {
         let flow = self.entries.get_mut(id as usize)?.take()?;
         if let Ok(entry) = self.index.find_entry(flow.hash, |other| *other == id) {

@@ -102,18 +102,16 @@ pub(crate) struct ClassifierCache {
 struct SharedClassifier {
     rules: Weak<Vec<Rule>>,
     selection: Selection,
-    resources: Weak<Resources>,
     classifier: Weak<Classifier>,
 }
 
 impl ClassifierCache {
     fn classifier(&mut self, group: &Group, resources: &Arc<Resources>) -> Arc<Classifier> {
         let rules = Arc::downgrade(&group.rules);
-        let tables = Arc::downgrade(resources);
-        let known = self.entries.iter().find(|entry| {
-            let same_content = Weak::ptr_eq(&entry.rules, &rules) && Weak::ptr_eq(&entry.resources, &tables);
-            same_content && entry.selection == group.selection
-        });
+        let known = self
+            .entries
+            .iter()
+            .find(|entry| Weak::ptr_eq(&entry.rules, &rules) && entry.selection == group.selection);
         if let Some(classifier) = known.and_then(|entry| entry.classifier.upgrade()) {
             return classifier;
         }
@@ -122,7 +120,6 @@ impl ClassifierCache {
         self.entries.push(SharedClassifier {
             rules,
             selection: group.selection,
-            resources: tables,
             classifier: Arc::downgrade(&classifier),
         });
         classifier

@@ -34,7 +34,12 @@ pub struct Packet {
     end: usize,
     /// Checksum and segmentation work that was left to a later stage.
     pub offload: Offload,
+    /// How often it has been handed from one port of the switch to another.
+    turns: u8,
 }
+
+/// The most often that one packet is handed from port to port: policy that answers answers must not make a loop.
+const MAX_TURNS: u8 = 4;
 
 impl Packet {
     /// An empty packet whose buffer holds frames of up to `frame_capacity` bytes behind [`HEADROOM`].
@@ -44,6 +49,7 @@ impl Packet {
             start: HEADROOM,
             end: HEADROOM,
             offload: Offload::default(),
+            turns: 0,
         }
     }
 
@@ -53,6 +59,13 @@ impl Packet {
         packet.buffer[HEADROOM..].copy_from_slice(frame);
         packet.end = HEADROOM + frame.len();
         packet
+    }
+
+    /// Counts one handing over to another port; false when there were too many.
+    #[must_use]
+    pub(crate) fn take_turn(&mut self) -> bool {
+        self.turns = self.turns.saturating_add(1);
+        self.turns <= MAX_TURNS
     }
 
     /// The frame.
@@ -86,6 +99,7 @@ impl Packet {
         self.start = HEADROOM;
         self.end = HEADROOM;
         self.offload = Offload::default();
+        self.turns = 0;
         &mut self.buffer[HEADROOM..]
     }
 
@@ -118,6 +132,7 @@ impl Packet {
         self.end = HEADROOM + other.len();
         self.buffer[self.start..self.end].copy_from_slice(other.frame());
         self.offload = other.offload;
+        self.turns = other.turns;
     }
 
     /// Replaces the first `strip` bytes of the frame by `front`. Returns false, and changes nothing, when the

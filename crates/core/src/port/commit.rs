@@ -19,6 +19,11 @@ use crate::switch::PortId;
 use crate::time::{Duration, Instant};
 use crate::transposition::Edit;
 
+/// The most unified flows of one conversation; packets of further ones take the slow path. A conversation has two, and
+/// a few more where policy reads fields that change from packet to packet; only a guest that changes its MAC all the
+/// time has many, and the lists that hold them are searched.
+const MAX_CONVERSATION_FLOWS: usize = 64;
+
 /// Where a packet goes after its walk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Egress {
@@ -96,8 +101,9 @@ pub(crate) struct Caching<'a> {
 pub(crate) struct Committed {
     pub(crate) slots: Box<[Slot]>,
     pub(crate) conversation: Option<u32>,
-    /// The answer relies on state of conversations other than this one, so it must not be cached.
-    pub(crate) is_shared: bool,
+    /// False for an answer that relies on state of conversations other than this one, or that does not tell which
+    /// packets are dropped for their time to live.
+    pub(crate) is_cachable: bool,
     pub(crate) time_to_live: Duration,
 }
 
@@ -175,7 +181,10 @@ impl Port {
                 let (owner, time_to_live) = (pair.conversation, rule.time_to_live);
                 pair.rule = rule;
                 pair.generation = generation;
-                flows.none_expires_before = flows.none_expires_before.min(now + time_to_live);
+                let is_sooner = now + time_to_live < pair.due;
+                if is_sooner {
+                    flows.set_due(id, now + time_to_live);
+                }
                 if let Some(owner) = self.conversations.get_mut(owner) {
                     owner.shortest = owner.shortest.min(time_to_live);
                 }
@@ -198,7 +207,6 @@ impl Port {
             let keys = [pair.forward_key, pair.reverse_key];
             let time_to_live = pair.rule.time_to_live;
             let Some(flows) = self.layer_table_mut(table) else { continue };
-            flows.none_expires_before = flows.none_expires_before.min(now + time_to_live);
             let id = flows.insert(pair);
             if let Some(owner) = self.conversations.get_mut(owner) {
                 owner.pairs.push((table, id));
@@ -214,7 +222,8 @@ impl Port {
         for slot in &slots {
             self.counters.add(*slot, count);
         }
-        Committed { slots, conversation, is_shared, time_to_live: plan.time_to_live }
+        let is_cachable = !is_shared && !plan.forgets_ttl;
+        Committed { slots, conversation, is_cachable, time_to_live: plan.time_to_live }
     }
 
     /// Counts a dropped packet and ends what its walk showed to be over: pairs that expired or that policy no
@@ -258,9 +267,8 @@ impl Port {
     pub(crate) fn cache_drop(&mut self, ufid: &Ufid, hash: u64, reason: DropReason, plan: &Resolution) {
         let slots = self.slots(plan);
         let (place, stamp) =
-            self.drop_cache.insert(ufid, hash, self.generation, reason, (slots, !plan.claimed.is_empty()));
+            self.drop_cache.insert(ufid, hash, self.generation, reason, (slots, plan.asks_for_state));
         self.watch(&plan.missed, Watch::Drop(place, stamp));
-        self.watch(&plan.claimed, Watch::Drop(place, stamp));
     }
 
     /// Counts a packet that the drop cache answered.
@@ -282,8 +290,12 @@ impl Port {
         missed: &[u64],
         now: Instant,
     ) {
-        let Committed { slots, conversation, is_shared, time_to_live } = committed;
-        if is_shared {
+        let Committed { slots, conversation, is_cachable, time_to_live } = committed;
+        let is_crowded = conversation.and_then(|id| self.conversations.get(id)).is_some_and(|owner| {
+            let is_member = caching.stale.is_some_and(|id| owner.flows.contains(&id));
+            owner.flows.len() >= MAX_CONVERSATION_FLOWS && !is_member
+        });
+        if !is_cachable || is_crowded {
             if let Some(id) = caching.stale {
                 self.remove_flow(id);
             }
@@ -319,6 +331,8 @@ impl Port {
         self.flow_counters.reconciled += 1;
         self.fold(id);
         self.leave_conversation(id);
+        // It is watched anew by the caller.
+        self.flows.restamp(id);
         let Some(flow) = self.flows.get_mut(id) else { return };
         let old = core::mem::replace(&mut flow.basis, basis);
         flow.is_void = false;
@@ -332,6 +346,9 @@ impl Port {
         for id in self.conversations.slice(budget) {
             self.end_expired(id, now);
         }
+        for table in self.tables.clone() {
+            self.free_due(table, now, budget);
+        }
         let idle = self.config.limits.idle;
         for id in self.flows.slice(budget) {
             let Some(flow) = self.flows.get(id) else { continue };
@@ -341,30 +358,34 @@ impl Port {
         }
     }
 
-    /// Frees the expired pairs of every table that is full by `program`'s limits. True when there was one.
+    /// Frees the expired pairs of every table that is full by the program's limits. True when there was one.
     pub(crate) fn reclaim(&mut self, now: Instant) -> bool {
         let Some(program) = self.program.clone() else { return false };
         let mut any = false;
         for (layer, table) in program.layers.iter().zip(self.tables.clone()) {
-            let Some(flows) = self.layer_table(table) else { continue };
-            if flows.len() < layer.flow_limit || now <= flows.none_expires_before {
-                continue;
-            }
-            let mut ended = Vec::new();
-            let mut bound = Instant(u64::MAX);
-            for (id, pair) in flows.iter() {
-                let seen =
-                    self.conversations.get(pair.conversation).map_or(Instant(0), |owner| owner.last_seen);
-                let last_moment = seen + pair.rule.time_to_live;
-                if now > last_moment { ended.push((table, id)) } else { bound = bound.min(last_moment) }
-            }
-            any |= !ended.is_empty();
-            self.end_pairs(&ended);
-            if let Some(flows) = self.layer_table_mut(table) {
-                flows.none_expires_before = bound;
+            if self.layer_table(table).is_some_and(|flows| flows.len() >= layer.flow_limit) {
+                any |= self.free_due(table, now, u32::MAX);
             }
         }
         any
+    }
+
+    /// Frees pairs of `table` that are over, looking at up to `budget` that may be. True when there was one.
+    fn free_due(&mut self, table: u32, now: Instant, budget: u32) -> bool {
+        let mut ended = Vec::new();
+        for _ in 0..budget {
+            let Some(id) = self.layer_table_mut(table).and_then(|flows| flows.next_due(now)) else { break };
+            let Some(pair) = self.layer_table(table).and_then(|flows| flows.get(id)) else { break };
+            let seen = self.conversations.get(pair.conversation).map_or(Instant(0), |owner| owner.last_seen);
+            let last_moment = seen + pair.rule.time_to_live;
+            if now > last_moment {
+                ended.push((table, id));
+            } else if let Some(flows) = self.layer_table_mut(table) {
+                flows.set_due(id, last_moment);
+            }
+        }
+        self.end_pairs(&ended);
+        !ended.is_empty()
     }
 
     /// Removes pairs, and conversations that hold nothing any more.

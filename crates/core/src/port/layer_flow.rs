@@ -7,7 +7,9 @@
 //! keys. A pair belongs to a conversation and lives while its conversation does.
 
 use alloc::boxed::Box;
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::hash::BuildHasher;
 use core::net::IpAddr;
 
@@ -126,6 +128,8 @@ pub(crate) struct LayerPair {
     /// The port's generation at which the pair was created or last confirmed.
     pub(crate) generation: u64,
     pub(crate) conversation: u32,
+    /// A moment up to which it certainly lives: its entry among the table's deadlines.
+    pub(crate) due: Instant,
 }
 
 impl LayerPair {
@@ -153,9 +157,11 @@ impl LayerPair {
 #[derive(Debug)]
 pub(crate) struct LayerFlowTable {
     pub(crate) name: Name,
-    /// No pair can be over at or before this moment, so a full table need not be searched for one until then.
-    pub(crate) none_expires_before: Instant,
     pairs: Slab<LayerPair>,
+    /// For each pair a moment up to which it certainly lives, earliest first. Packets only postpone a pair's end,
+    /// so a due pair is looked at once and put back if it lives on: no search, however full the table is. An entry
+    /// that is not its pair's `due` is left over and skipped.
+    deadlines: BinaryHeap<Reverse<(Instant, u32)>>,
     index: HashTable<(u32, Side)>,
     hasher: crate::hash::TableHasher,
 }
@@ -164,8 +170,8 @@ impl LayerFlowTable {
     pub(crate) fn new(name: Name, hasher: crate::hash::TableHasher) -> Self {
         LayerFlowTable {
             name,
-            none_expires_before: Instant(0),
             pairs: Slab::default(),
+            deadlines: BinaryHeap::new(),
             index: HashTable::new(),
             hasher,
         }
@@ -194,9 +200,34 @@ impl LayerFlowTable {
         self.pairs.iter()
     }
 
+    /// The next pair that may be over at `now`, to be removed or postponed.
+    pub(crate) fn next_due(&mut self, now: Instant) -> Option<u32> {
+        while let Some(Reverse((due, id))) = self.deadlines.peek().copied() {
+            if due >= now {
+                return None;
+            }
+            self.deadlines.pop();
+            if self.pairs.get(id).is_some_and(|pair| pair.due == due) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Notes that pair `id` lives until `due` at least.
+    pub(crate) fn set_due(&mut self, id: u32, due: Instant) {
+        if let Some(pair) = self.pairs.get_mut(id) {
+            pair.due = due;
+            self.deadlines.push(Reverse((due, id)));
+        }
+    }
+
+    /// Stores a pair; its `due` is a moment up to which it certainly lives.
     pub(crate) fn insert(&mut self, pair: LayerPair) -> u32 {
+        let due = pair.due;
         let keys = [(pair.forward_key, Side::Forward), (pair.reverse_key, Side::Reverse)];
         let id = self.pairs.insert(pair);
+        self.deadlines.push(Reverse((due, id)));
         for (key, side) in keys {
             let (pairs, hasher) = (&self.pairs, &self.hasher);
             let rehash =

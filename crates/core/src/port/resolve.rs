@@ -58,12 +58,15 @@ pub(crate) struct Resolution {
     pub(crate) revoked: Vec<(u32, u32)>,
     /// Pairs to create: table, pair (its conversation is filled in on commit).
     pub(crate) created: Vec<(u32, LayerPair)>,
-    /// Hashes of layer keys that were looked for in vain, but for those that a pair of this packet will have.
+    /// A rule asked for a pair, even if the packet was dropped later.
+    pub(crate) asks_for_state: bool,
+    /// Hashes of layer keys that were looked for in vain.
     pub(crate) missed: Vec<u64>,
-    /// Hashes of the keys that pairs of this packet will have, if it is not dropped.
-    pub(crate) claimed: Vec<u64>,
     /// The shortest time to live of the layer flows that answered or are created.
     pub(crate) time_to_live: Duration,
+    /// A layer counted down the time to live of a header that a later one removed: `transposition` alone no longer
+    /// tells which packets that drops, so no cached answer may stand for it (§4.5).
+    pub(crate) forgets_ttl: bool,
 }
 
 /// What becomes of the packet at the end of its walk.
@@ -147,9 +150,10 @@ impl Port {
                 ended: Vec::new(),
                 revoked: Vec::new(),
                 created: Vec::new(),
+                asks_for_state: false,
                 missed: Vec::new(),
-                claimed: Vec::new(),
                 time_to_live: Duration(u64::MAX),
+                forgets_ttl: false,
             },
         };
         let count = entry.end_layer.saturating_sub(entry.first_layer);
@@ -357,6 +361,7 @@ impl Walk<'_> {
         let Some(tuple) = seen_by_reply else { return Ok(()) };
         let reverse_key = LayerKey { tuple: tuple.reversed(), direction: forward_key.direction.opposite() };
         let Some(flows) = self.port.layer_table(table) else { return Ok(()) };
+        self.plan.asks_for_state = true;
         if let Some((id, _, occupant)) = flows.find(&reverse_key)
             && !self.plan.ended.contains(&(table, id))
         {
@@ -372,6 +377,7 @@ impl Walk<'_> {
         self.plan.time_to_live = self.plan.time_to_live.min(rule.time_to_live);
         let origin =
             Box::new(Origin { headers: before, metadata: self.metadata, ingress: self.entry.ingress });
+        let due = self.entry.now + rule.time_to_live;
         let pair = LayerPair {
             forward_key,
             reverse_key,
@@ -381,10 +387,10 @@ impl Walk<'_> {
             origin,
             generation: self.port.generation,
             conversation: u32::MAX,
+            due,
         };
         self.plan.created.push((table, pair));
-        self.plan.claimed.extend(self.plan.missed.pop());
-        self.plan.claimed.push(self.port.key_hash(table, &reverse_key));
+        self.plan.missed.pop();
         Ok(())
     }
 
@@ -414,7 +420,10 @@ impl Walk<'_> {
             return self.drop(drop_reason(error), Some(slot));
         }
         observer.transposed(&effect.transposition, &self.plan.headers);
-        self.plan.transposition = self.plan.transposition.then(&effect.transposition);
+        let composed = self.plan.transposition.then(&effect.transposition);
+        let wanted = self.plan.transposition.ttl_changes() + effect.transposition.ttl_changes();
+        self.plan.forgets_ttl |= effect.transposition.removes_l3() && composed.ttl_changes() < wanted;
+        self.plan.transposition = composed;
         self.plan.slots.push(slot);
         ControlFlow::Continue(())
     }
@@ -427,7 +436,11 @@ impl Walk<'_> {
         self.plan.slots.clear();
         self.plan.slots.extend(slot);
         self.plan.meters.retain(|(meter, _)| resources.meter(*meter).counts == MeterCounts::Offered);
-        self.plan.created.clear();
+        // The pairs are not made after all, so the answer relies on both of their keys being free.
+        for (table, pair) in self.plan.created.drain(..) {
+            let keys = [pair.forward_key, pair.reverse_key];
+            self.plan.missed.extend(keys.map(|key| self.port.key_hash(table, &key)));
+        }
         ControlFlow::Break(())
     }
 

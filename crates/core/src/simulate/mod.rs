@@ -249,6 +249,10 @@ impl Switch {
         let mut packet = packet.clone();
         match plan.outcome {
             Planned::Drop(reason) => trace.outcome = TraceOutcome::Drop(reason),
+            // Only a reply crosses a part of the layers, and it is not answered in turn.
+            Planned::Reply(..) if range != (0, program.layers.len()) => {
+                trace.outcome = TraceOutcome::Drop(DropReason::CannotRespond);
+            }
             Planned::Reply(reply, layer) => {
                 trace.outcome = TraceOutcome::Reply(reply);
                 if let Err(reason) =
@@ -335,8 +339,13 @@ impl Switch {
         };
         let name = |id: &PortId| self.port(*id).map(|port| port.config.name.clone());
         trace.outcome = TraceOutcome::Ports(targets.iter().filter_map(name).collect());
+        let mut packet = packet.clone();
+        if !packet.take_turn() {
+            trace.outcome = TraceOutcome::Drop(DropReason::TooManyTurns);
+            return;
+        }
         for to in targets {
-            trace.next.extend(self.crossing(now, to, Direction::Inbound, from, packet));
+            trace.next.extend(self.crossing(now, to, Direction::Inbound, from, &packet));
         }
     }
 }

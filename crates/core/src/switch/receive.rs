@@ -13,7 +13,7 @@ use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Reso
 use crate::resource::MeterCounts;
 use crate::stats::Count;
 use crate::time::Instant;
-use crate::transposition::{Edit, HeaderOp, Modify, Transposition};
+use crate::transposition::Edit;
 
 /// A packet that is to enter the inbound side of a port.
 #[derive(Debug)]
@@ -149,6 +149,11 @@ impl Switch {
             output.free.push(packet);
             return;
         };
+        if !packet.take_turn() {
+            port.drops.count(DropReason::TooManyTurns);
+            output.free.push(packet);
+            return;
+        }
         let crossing = Crossing { fabric: &self.fabric, now, id: to, direction: Direction::Inbound, ingress };
         match crossing.cross(port, &mut packet, reading, scratch, output) {
             Fate::Drop(reason) => {
@@ -291,7 +296,8 @@ impl Crossing<'_> {
                 let is_cachable = !changed
                     && plan.met.is_empty()
                     && is_lasting(reason)
-                    && !changes_ttl(&plan.transposition)
+                    && plan.transposition.ttl_changes() == 0
+                    && !plan.forgets_ttl
                     && has_fate_of_its_flow(&parsed.stack);
                 if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| is_cachable) {
                     port.cache_drop(ufid, hash, reason, &plan);
@@ -472,14 +478,6 @@ fn is_lasting(reason: DropReason) -> bool {
 fn has_fate_of_its_flow(stack: &HeaderStack) -> bool {
     let congested = stack.groups().iter().rev().skip(1).any(|group| group.extra.ecn == 3);
     !congested && stack.groups().iter().all(|group| group.extra.fragment == Fragment::None)
-}
-
-/// True when packets of one flow may be dropped for their time to live.
-fn changes_ttl(transposition: &Transposition) -> bool {
-    transposition
-        .ops()
-        .iter()
-        .any(|op| matches!(op, HeaderOp::Modify(Modify::L3(modify)) if modify.ttl.is_some()))
 }
 
 /// First byte after the innermost headers.

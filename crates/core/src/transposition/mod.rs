@@ -264,6 +264,17 @@ impl Transposition {
     pub fn is_identity(&self) -> bool {
         self.ops.is_empty()
     }
+
+    /// How many headers of the packet get another time to live: for which packets of a flow may be dropped.
+    pub(crate) fn ttl_changes(&self) -> usize {
+        let changes = |op: &&HeaderOp| matches!(op, HeaderOp::Modify(Modify::L3(l3)) if l3.ttl.is_some());
+        self.ops.iter().filter(changes).count()
+    }
+
+    /// True when it removes an IP or ARP header.
+    pub(crate) fn removes_l3(&self) -> bool {
+        self.ops.contains(&HeaderOp::Pop(Level::L3))
+    }
 }
 
 /// The default outer TTL (§4.5).

@@ -89,9 +89,9 @@ pub(super) fn apply(ops: &[HeaderOp], frame: &Frame) -> Result<Frame, DropReason
         take_over(&mut header, &mut popped)?;
         output.push(header);
     }
-    let consumed: Vec<&HeaderOp> = ops.iter().filter(|op| !matches!(op, HeaderOp::Push(_))).collect();
-    let lost_last =
-        consumed.len() == frame.headers.len() && matches!(consumed.last(), Some(HeaderOp::Pop(_)));
+    let mut consumed = ops.iter().filter(|op| !matches!(op, HeaderOp::Push(_)));
+    let takes_all = consumed.clone().count() == frame.headers.len();
+    let lost_last = takes_all && matches!(consumed.next_back(), Some(HeaderOp::Pop(_)));
     let mut result = Frame { headers: output, payload: frame.payload.clone() };
     result.restate();
     if !result.is_well_formed() || (lost_last && promises_more(result.headers.last())) {

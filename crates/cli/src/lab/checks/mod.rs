@@ -17,6 +17,7 @@ use lamina_api::topology::{
     Stream,
 };
 use lamina_backend::namespace::NetNs;
+use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{Family, Value};
 use lamina_core::stats;
 use serde_json::json;
@@ -219,28 +220,34 @@ fn applied(lab: &Lab, apply: &Apply, expect: Expect) -> Line {
     }
 }
 
-/// The counter's present value; zero where it does not exist yet.
-fn read(lab: &Lab, count: &Count) -> Result<stats::Count> {
+/// The counter's present value; `None` where the port has no rule or meter, and nobody a drop reason, of that name.
+fn read(lab: &Lab, count: &Count) -> Result<Option<stats::Count>> {
     let counters = lab.switch(&count.host)?.counters(&count.port)?;
     let mut total = stats::Count::default();
+    let mut known = false;
     match &count.counter {
         Counter::Rule { layer, group, rule } => {
             let layers = counters.layers.iter().filter(|counted| counted.name == *layer);
             let groups = layers.flat_map(|layer| &layer.groups).filter(|counted| counted.name == *group);
-            let rules = groups.flat_map(|group| &group.rules).filter(|(name, _)| name == rule);
-            rules.for_each(|(_, count)| total.add(*count));
+            for (_, count) in groups.flat_map(|group| &group.rules).filter(|(name, _)| name == rule) {
+                known = true;
+                total.add(*count);
+            }
         }
         Counter::Meter { meter, key } => {
-            let meters = counters.meters.iter().filter(|counted| counted.name == *meter);
-            let cells = meters.flat_map(|meter| &meter.cells);
-            cells.filter(|(values, _)| same_key(values, key)).for_each(|(_, count)| total.add(*count));
+            for counted in counters.meters.iter().filter(|counted| counted.name == *meter) {
+                known = true;
+                let cells = counted.cells.iter().filter(|(values, _)| same_key(values, key));
+                cells.for_each(|(_, count)| total.add(*count));
+            }
         }
         Counter::Drops(reason) => {
+            known = DropReason::ALL.iter().any(|known| known.name() == reason);
             let drops = counters.drops.iter().filter(|(counted, _)| counted.name() == reason);
             total.packets = drops.map(|(_, packets)| packets).sum();
         }
     }
-    Ok(total)
+    Ok(known.then_some(total))
 }
 
 fn same_key(values: &[Option<Value>], key: &[String]) -> bool {
@@ -257,16 +264,19 @@ fn value_text(value: Value) -> String {
     }
 }
 
-fn counted(lab: &Lab, count: &Count, before: Result<stats::Count>) -> Result<Line> {
+fn counted(lab: &Lab, count: &Count, before: Result<Option<stats::Count>>) -> Result<Line> {
     let before = before?;
     let deadline = Instant::now() + SETTLE;
     let within = |bounds: &Option<Bounds>, number| bounds.is_none_or(|bounds| bounds.contains(number));
     loop {
         let now = read(lab, count)?;
+        // A name that exists neither before nor after is a mistake, which "0 packets" would hide.
+        let known = before.is_some() || now.is_some();
+        let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
         let packets = now.packets.saturating_sub(before.packets);
         let bytes = now.bytes.saturating_sub(before.bytes);
-        let ok = within(&count.packets, packets) && within(&count.bytes, bytes);
-        if ok || Instant::now() >= deadline {
+        let ok = known && within(&count.packets, packets) && within(&count.bytes, bytes);
+        if ok || !known || Instant::now() >= deadline {
             let what = match &count.counter {
                 Counter::Rule { layer, group, rule } => format!("rule {layer}/{group}/{rule}"),
                 Counter::Meter { meter, key } => format!("meter {meter} {}", key.join(" ")),
@@ -277,6 +287,11 @@ fn counted(lab: &Lab, count: &Count, before: Result<stats::Count>) -> Result<Lin
             expected.extend(count.bytes.map(|bounds| format!("{bounds} bytes")));
             let expected = format!("{} {what}: {}", count.port, expected.join(", "));
             let seen = match &count.counter {
+                Counter::Rule { .. } if !known => format!("{} has no such rule", count.port),
+                Counter::Meter { .. } if !known => format!("{} has no such meter", count.port),
+                Counter::Drops(_) if !known => {
+                    "no such drop reason; see `lamina explain drop-reasons`".into()
+                }
                 Counter::Drops(_) => format!("{packets} packets"),
                 _ => format!("{packets} packets, {bytes} bytes"),
             };

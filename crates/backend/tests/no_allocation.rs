@@ -1,7 +1,8 @@
 //! A packet that the caches answer allocates nothing: an allocator that counts stands under the whole switch.
 //!
 //! The switch is warmed first, so that the vectors between caller and switch have their size; then several
-//! batches go through, and the counter of this thread must not move.
+//! batches go through, and the counter of this thread must not move. It lies in this crate because an allocator
+//! is `unsafe` to write.
 
 #[path = "../../core/benches/rig/mod.rs"]
 mod rig;
