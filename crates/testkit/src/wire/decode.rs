@@ -244,7 +244,10 @@ impl<'a> Decoder<'a> {
                 if length < 20 {
                     return Err(DropReason::BadTransportHeader);
                 }
-                let bytes = self.take(length, DropReason::BadTransportHeader)?;
+                // Of a first fragment the options may be in the next one: cut, not wrong.
+                let is_first = ip.fragment() == Fragment::First;
+                let cut = if is_first { DropReason::Truncated } else { DropReason::BadTransportHeader };
+                let bytes = self.take(length, cut)?;
                 self.headers.push(Header::Tcp(Tcp {
                     src: be16(bytes, 0),
                     dst: be16(bytes, 2),
