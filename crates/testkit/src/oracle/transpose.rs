@@ -342,7 +342,10 @@ pub(super) fn reversed(ops: &[HeaderOp], before: &Frame, tunnels: bool) -> Vec<H
             (HeaderOp::Ignore(_) | HeaderOp::Modify(_), _) => {
                 result.append(&mut restored);
                 result.push(match (op, header) {
-                    (HeaderOp::Modify(modify), Some(header)) => HeaderOp::Modify(undone(modify, header)),
+                    (HeaderOp::Modify(modify), Some(header)) => match undone(modify, header) {
+                        changed if names_nothing(&changed) => HeaderOp::Ignore(op.level()),
+                        changed => HeaderOp::Modify(changed),
+                    },
                     _ => *op,
                 });
             }
@@ -354,6 +357,15 @@ pub(super) fn reversed(ops: &[HeaderOp], before: &Frame, tunnels: bool) -> Vec<H
     }
     result.append(&mut restored);
     canonical(result)
+}
+
+/// True for a change without a field, which is none (§4.2).
+fn names_nothing(modify: &Modify) -> bool {
+    match modify {
+        Modify::L2(modify) => *modify == ModifyL2::default(),
+        Modify::L3(modify) => *modify == ModifyL3::default(),
+        Modify::L4(modify) => *modify == ModifyL4::default(),
+    }
 }
 
 /// True when the push or pop at `index` is of a header whose group's tunnel header is pushed or popped as well.
