@@ -199,7 +199,12 @@ impl Oracle {
         received: &mut Received,
     ) -> Option<(Way, Moving)> {
         let asked = plan.frame.encode();
-        let answer = decode(&asked).and_then(|request| reply::answer(&kind, &request));
+        // The request stands in the packet's buffer as the layers left it before it can be answered.
+        let answer = if asked.len() > moving.base_length + HEADROOM {
+            Err(DropReason::NoHeadroom)
+        } else {
+            decode(&asked).and_then(|request| reply::answer(&kind, &request))
+        };
         let answer = match answer {
             Ok(answer) => answer,
             Err(reason) => return self.settle(side, entry, plan, Err(reason), &moving, received),
