@@ -20,6 +20,7 @@
 //! | [`switch`] | the ports of one worker, forwarding between them |
 //! | [`simulate`] | the explained resolution: `Trace` |
 //! | [`stats`] | counters |
+//! | [`inspect`] | flows, drops, limits, captures: what a switch tells about itself |
 //!
 //! Section numbers (§3.4) refer to the design page, `docs/design.md`.
 #![no_std]
@@ -34,6 +35,7 @@ pub mod classify;
 pub mod drop_reason;
 pub mod flow;
 mod hash;
+pub mod inspect;
 pub mod layer;
 pub mod packet;
 pub mod port;

@@ -30,6 +30,16 @@ impl Kind {
             Kind::IntervalTree => "interval-tree",
         }
     }
+
+    /// Why a field, or what is left over, is looked up like this.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Kind::List => "no field tells these entries apart for less than asking them one after the other",
+            Kind::Hash => "all values are single ones, or small numbers whose ranges lie close together",
+            Kind::Trie => "all values are prefixes, and there are many",
+            Kind::IntervalTree => "there are ranges that are no prefixes, or few values",
+        }
+    }
 }
 
 /// What a classifier is made of.
@@ -71,6 +81,24 @@ pub struct PartDescription {
     pub field: Option<Field>,
     /// How many entries were assigned to it.
     pub entries: usize,
+}
+
+impl Description {
+    /// Why the classifier is made like this: one sentence about the whole, to be read with [`Kind::reason`] of its
+    /// fields and parts.
+    pub const fn reason(&self) -> &'static str {
+        if self.fields.is_empty() {
+            if self.entries > super::FEW {
+                "no rule has a condition that an index can use, so they are asked one after the other"
+            } else {
+                "so few rules are asked one after the other: an index would cost more than it saves"
+            }
+        } else if self.nodes == 0 {
+            "the rules fit one short list behind the indexed fields"
+        } else {
+            "each part looks up the field that leaves the fewest entries to ask for the copies it costs"
+        }
+    }
 }
 
 /// Describes `tree`, or the list of `rules` rules that stands for it.

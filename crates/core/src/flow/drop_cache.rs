@@ -20,6 +20,8 @@ pub(crate) struct BlockedFlow {
     pub(crate) slots: Box<[Slot]>,
     /// A rule before the drop asked for layer flows: while a layer's table is full, the packet stops there.
     pub(crate) asks_for_state: bool,
+    /// The number of the place in the drop log.
+    pub(crate) row: u32,
     pub(crate) stamp: u32,
 }
 
@@ -27,12 +29,23 @@ pub(crate) struct BlockedFlow {
 #[derive(Debug)]
 pub(crate) struct DropCache {
     places: Vec<Option<BlockedFlow>>,
+    used: usize,
     stamp: u32,
 }
 
 impl DropCache {
     pub(crate) fn new(size: usize) -> Self {
-        DropCache { places: (0..size.max(1).next_power_of_two()).map(|_| None).collect(), stamp: 0 }
+        DropCache { places: (0..size.max(1).next_power_of_two()).map(|_| None).collect(), used: 0, stamp: 0 }
+    }
+
+    /// Places in use, those of older generations included.
+    pub(crate) fn len(&self) -> usize {
+        self.used
+    }
+
+    /// How many places there are.
+    pub(crate) fn size(&self) -> usize {
+        self.places.len()
     }
 
     fn place(&self, hash: u64) -> usize {
@@ -53,13 +66,15 @@ impl DropCache {
         hash: u64,
         generation: u64,
         reason: DropReason,
-        (slots, asks_for_state): (Box<[Slot]>, bool),
+        (slots, asks_for_state, row): (Box<[Slot]>, bool, u32),
     ) -> (u32, u32) {
         let place = self.place(hash);
         self.stamp = self.stamp.wrapping_add(1);
         let words = ufid.words().into();
         let stamp = self.stamp;
-        self.places[place] = Some(BlockedFlow { words, generation, reason, slots, asks_for_state, stamp });
+        self.used += usize::from(self.places[place].is_none());
+        self.places[place] =
+            Some(BlockedFlow { words, generation, reason, slots, asks_for_state, row, stamp });
         (place as u32, self.stamp)
     }
 
@@ -69,6 +84,7 @@ impl DropCache {
             && entry.as_ref().is_some_and(|flow| flow.stamp == stamp)
         {
             *entry = None;
+            self.used -= 1;
         }
     }
 

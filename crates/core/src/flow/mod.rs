@@ -13,6 +13,7 @@ mod field;
 mod headers;
 pub(crate) mod table;
 mod ufid;
+pub(crate) mod ufid_read;
 pub(crate) mod watch;
 
 pub use field::{Family, Field, FieldSet, HeaderField, Scope, Value};

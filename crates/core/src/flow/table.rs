@@ -75,11 +75,29 @@ pub(crate) struct UnifiedFlow {
     pub(crate) stamp: u32,
 }
 
+impl UnifiedFlow {
+    /// The packed key.
+    pub(crate) fn words(&self) -> &[u64] {
+        self.key.words()
+    }
+}
+
+/// What people ask about a flow and packets do not: kept apart from the entry, whose cache lines a hit reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct History {
+    /// Which use of this place the flow is.
+    pub(crate) number: u32,
+    pub(crate) created: Instant,
+    /// Packets before the last folding, the one that made the flow included.
+    pub(crate) folded: Count,
+}
+
 /// All unified flows of a port, both directions.
 #[derive(Debug)]
 pub(crate) struct UnifiedFlowTable {
     index: HashTable<u32>,
     entries: Vec<Option<UnifiedFlow>>,
+    histories: Vec<History>,
     stamps: Vec<u32>,
     free: Vec<u32>,
     limit: usize,
@@ -93,6 +111,7 @@ impl UnifiedFlowTable {
         UnifiedFlowTable {
             index: HashTable::with_capacity(limit),
             entries: Vec::with_capacity(limit),
+            histories: Vec::with_capacity(limit),
             stamps: Vec::with_capacity(limit),
             free: Vec::new(),
             limit: limit.max(1),
@@ -154,9 +173,12 @@ impl UnifiedFlowTable {
         let id = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             self.stamps.push(0);
+            self.histories.push(History::default());
             (self.entries.len() - 1) as u32
         });
         let stamp = self.stamps[id as usize];
+        let number = self.histories[id as usize].number.wrapping_add(1);
+        self.histories[id as usize] = History { number, created: now, folded: Count::default() };
         self.entries[id as usize] = Some(UnifiedFlow {
             key: Key::new(ufid.words()),
             hash,
@@ -190,8 +212,36 @@ impl UnifiedFlowTable {
         Some(flow)
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut UnifiedFlow> {
-        self.entries.iter_mut().flatten()
+    /// Takes the packets that flow `id` has counted since the last time.
+    pub(crate) fn take_count(&mut self, id: u32) -> Count {
+        let Some(Some(flow)) = self.entries.get_mut(id as usize) else { return Count::default() };
+        let count = flow.count.take();
+        if count != Count::default() {
+            self.histories[id as usize].folded.add(count);
+        }
+        count
+    }
+
+    /// Notes a packet of flow `id` that is counted elsewhere already.
+    pub(crate) fn note_counted(&mut self, id: u32, count: Count) {
+        if let Some(history) = self.histories.get_mut(id as usize) {
+            history.folded.add(count);
+        }
+    }
+
+    /// The history of the flow at place `id`.
+    pub(crate) fn history(&self, id: u32) -> History {
+        self.histories.get(id as usize).copied().unwrap_or_default()
+    }
+
+    /// One more than the largest place in use so far.
+    pub(crate) fn bound(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// The most flows that fit.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// The next `count` numbers of a walk around the table.

@@ -14,6 +14,7 @@ use crate::drop_reason::DropReason;
 use crate::flow::table::Basis;
 use crate::flow::watch::Watch;
 use crate::flow::{Direction, Ufid};
+use crate::inspect::Lost;
 use crate::stats::{Count, Slot};
 use crate::switch::PortId;
 use crate::time::{Duration, Instant};
@@ -99,6 +100,8 @@ pub(crate) struct Caching<'a> {
 /// What commit leaves for the caller to store with a unified flow.
 #[derive(Clone, Debug)]
 pub(crate) struct Committed {
+    /// The packet, which is counted.
+    count: Count,
     pub(crate) slots: Box<[Slot]>,
     pub(crate) conversation: Option<u32>,
     /// False for an answer that relies on state of conversations other than this one, or that does not tell which
@@ -223,7 +226,7 @@ impl Port {
             self.counters.add(*slot, count);
         }
         let is_cachable = !is_shared && !plan.forgets_ttl;
-        Committed { slots, conversation, is_cachable, time_to_live: plan.time_to_live }
+        Committed { count, slots, conversation, is_cachable, time_to_live: plan.time_to_live }
     }
 
     /// Counts a dropped packet and ends what its walk showed to be over: pairs that expired or that policy no
@@ -240,6 +243,9 @@ impl Port {
         let slots = self.slots(plan);
         for slot in &slots {
             self.counters.add(*slot, count);
+        }
+        if reason == DropReason::LayerFlowTableFull {
+            self.note_full(plan);
         }
         let mut over: Vec<u32> = Vec::new();
         if reason == DropReason::Blocked {
@@ -263,21 +269,33 @@ impl Port {
         any
     }
 
+    /// Notes that the flow table of the layer that dropped the packet is full.
+    fn note_full(&mut self, plan: &Resolution) {
+        let Some(place) = &plan.dropped_by else { return };
+        let mut tables = self.layer_tables.iter_mut().flatten();
+        if let Some(table) = tables.find(|table| table.name == place.layer) {
+            table.full.note(plan.now);
+        }
+    }
+
     /// Remembers that the flow of `ufid` is blocked.
     pub(crate) fn cache_drop(&mut self, ufid: &Ufid, hash: u64, reason: DropReason, plan: &Resolution) {
         let slots = self.slots(plan);
-        let (place, stamp) =
-            self.drop_cache.insert(ufid, hash, self.generation, reason, (slots, plan.asks_for_state));
+        let row = self.drop_log.row(reason, ufid.direction(), plan.dropped_by.as_ref(), plan.now);
+        let answer = (slots, plan.asks_for_state, row);
+        let (place, stamp) = self.drop_cache.insert(ufid, hash, self.generation, reason, answer);
         self.watch(&plan.missed, Watch::Drop(place, stamp));
     }
 
-    /// Counts a packet that the drop cache answered.
-    pub(crate) fn count_blocked(&mut self, ufid: &Ufid, hash: u64, count: Count) {
+    /// Counts and remembers a packet that the drop cache answered.
+    pub(crate) fn lose_blocked(&mut self, ufid: &Ufid, hash: u64, lost: &Lost<'_>) {
         self.flow_counters.drop_cache_hits += 1;
         if let Some(blocked) = self.drop_cache.find(ufid, hash, self.generation) {
             for slot in &blocked.slots {
-                self.counters.add(*slot, count);
+                self.counters.add(*slot, lost.count);
             }
+            self.drops.count(blocked.reason);
+            self.drop_log.count(blocked.row, lost);
         }
     }
 
@@ -290,7 +308,7 @@ impl Port {
         missed: &[u64],
         now: Instant,
     ) {
-        let Committed { slots, conversation, is_cachable, time_to_live } = committed;
+        let Committed { count, slots, conversation, is_cachable, time_to_live } = committed;
         let is_crowded = conversation.and_then(|id| self.conversations.get(id)).is_some_and(|owner| {
             let is_member = caching.stale.is_some_and(|id| owner.flows.contains(&id));
             owner.flows.len() >= MAX_CONVERSATION_FLOWS && !is_member
@@ -313,11 +331,13 @@ impl Port {
                     && let Some(victim) = self.flows.victim()
                 {
                     self.flow_counters.evicted += 1;
+                    self.full.note(now);
                     self.remove_flow(victim);
                 }
                 self.flows.insert(caching.ufid, caching.hash, basis, now)
             }
         };
+        self.flows.note_counted(id, count);
         if let Some(conversation) = conversation.and_then(|id| self.conversations.get_mut(id)) {
             conversation.flows.push(id);
         }

@@ -53,6 +53,11 @@ impl Conversations {
         self.slab.get_mut(id)
     }
 
+    /// One more than the largest number in use so far.
+    pub(crate) fn bound(&self) -> u32 {
+        self.slab.bound()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use super::Port;
 use super::resolve::Resolution;
 use crate::flow::{Direction, Value};
+use crate::inspect::Full;
 use crate::layer::Name;
 use crate::stats::{Count, GroupCounters, LayerCounters, MeterCounters, PortCounters, Slot};
 
@@ -21,6 +22,8 @@ pub(super) struct MeterState {
     pub(super) cells: HashMap<CellKey, u32, crate::hash::TableHasher>,
     /// The cell of keys that found the table full.
     pub(super) other: u32,
+    /// How often that was so: slow paths, not packets.
+    pub(super) full: Full,
 }
 
 /// Counts of rules that an update removed from a group that still exists.
@@ -41,7 +44,10 @@ impl Port {
             let cells = &mut self.counters.cells;
             let cell = match state.cells.get(key) {
                 Some(cell) => *cell,
-                None if state.cells.len() >= state.limit => state.other,
+                None if state.cells.len() >= state.limit => {
+                    state.full.note(plan.now);
+                    state.other
+                }
                 None => {
                     cells.push(Count::default());
                     let cell = (cells.len() - 1) as u32;
@@ -56,12 +62,11 @@ impl Port {
 
     /// Adds what unified flow `id` has counted to everything on its path.
     pub(super) fn fold(&mut self, id: u32) {
-        let Some(flow) = self.flows.get_mut(id) else { return };
-        let count = flow.count.take();
+        let count = self.flows.take_count(id);
         if count == Count::default() {
             return;
         }
-        let answer = flow.basis.answer;
+        let Some(answer) = self.flows.get(id).map(|flow| flow.basis.answer) else { return };
         if let Some(answer) = self.answers.get(answer) {
             for slot in &answer.slots {
                 self.counters.add(*slot, count);
@@ -71,13 +76,7 @@ impl Port {
 
     /// Folds every unified flow.
     pub(super) fn fold_all(&mut self) {
-        let Port { flows, answers, counters, .. } = self;
-        for flow in flows.iter_mut() {
-            let count = flow.count.take();
-            if let Some(answer) = answers.get(flow.basis.answer).filter(|_| count != Count::default()) {
-                answer.slots.iter().for_each(|slot| counters.add(*slot, count));
-            }
-        }
+        (0..self.flows.bound()).for_each(|id| self.fold(id));
     }
 
     /// Everything the port counts, exactly, cached hits included.

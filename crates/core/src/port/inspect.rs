@@ -1,11 +1,13 @@
-//! Looking at a port's state: the live layer flows, for people and for tests.
+//! Looking at a port's state: the live layer flows, the tables and their limits, the classifiers. Changes nothing.
 
+use alloc::format;
 use alloc::vec::Vec;
 
 use super::Port;
-use super::layer_flow::Tuple;
+use super::layer_flow::{LayerPair, Tuple};
 use crate::flow::Direction;
-use crate::layer::Name;
+use crate::inspect::{ClassifierInfo, Full, LimitUse, MAX_DROP_PLACES};
+use crate::layer::{MAX_LAYERS, MAX_METADATA_KEYS, Name};
 use crate::time::{Duration, Instant};
 
 /// One layer's state of one conversation.
@@ -34,24 +36,76 @@ impl Port {
     pub(crate) fn layer_flows(&self, now: Instant) -> Vec<LayerFlowInfo> {
         let mut flows = Vec::new();
         for table in self.layer_tables.iter().flatten() {
-            for (_, pair) in table.iter().filter(|(_, pair)| self.is_alive(pair, now)) {
-                let seen = self
-                    .conversations
-                    .get(pair.conversation)
-                    .map_or(now, |conversation| conversation.last_seen);
-                flows.push(LayerFlowInfo {
-                    layer: table.name.clone(),
-                    direction: pair.forward_key.direction,
-                    forward: pair.forward_key.tuple,
-                    reverse: pair.reverse_key.tuple,
-                    group: pair.rule.group.clone(),
-                    rule: pair.rule.rule.clone(),
-                    time_to_live: pair.rule.time_to_live,
-                    quiet: now - seen,
-                });
-            }
+            let alive = table.iter().filter(|(_, pair)| self.is_alive(pair, now));
+            flows.extend(alive.map(|(_, pair)| self.layer_flow(&table.name, pair, now)));
         }
         flows.sort();
         flows
+    }
+
+    /// What `pair`, of the layer called `layer`, tells about itself.
+    pub(super) fn layer_flow(&self, layer: &Name, pair: &LayerPair, now: Instant) -> LayerFlowInfo {
+        let seen =
+            self.conversations.get(pair.conversation).map_or(now, |conversation| conversation.last_seen);
+        LayerFlowInfo {
+            layer: layer.clone(),
+            direction: pair.forward_key.direction,
+            forward: pair.forward_key.tuple,
+            reverse: pair.reverse_key.tuple,
+            group: pair.rule.group.clone(),
+            rule: pair.rule.rule.clone(),
+            time_to_live: pair.rule.time_to_live,
+            quiet: now - seen,
+        }
+    }
+
+    /// What the classifiers of all groups are made of.
+    pub(crate) fn classifiers(&self) -> Vec<ClassifierInfo> {
+        let mut classifiers = Vec::new();
+        for layer in self.program.iter().flat_map(|program| &program.layers) {
+            for direction in [Direction::Outbound, Direction::Inbound] {
+                let groups = layer.side(direction).iter();
+                classifiers.extend(groups.map(|(group, compiled)| {
+                    let (layer, group) = (layer.name.clone(), group.name.clone());
+                    ClassifierInfo::new(layer, direction, group, &compiled.classifier)
+                }));
+            }
+        }
+        classifiers
+    }
+
+    /// Every table of the port, its limit and what is used of it.
+    pub(crate) fn limits(&self) -> Vec<LimitUse> {
+        let none = Full::default();
+        let mut limits = alloc::vec![
+            LimitUse::new("unified-flows", self.flows.len(), Some(self.flows.limit()), self.full),
+            LimitUse::new("conversations", self.conversations.len(), None, none),
+            LimitUse::new("drop-cache", self.drop_cache.len(), Some(self.drop_cache.size()), none),
+            LimitUse::new("drop-places", self.drop_log.len(), Some(MAX_DROP_PLACES), self.drop_log.full),
+        ];
+        let Some(program) = &self.program else { return limits };
+        limits.push(LimitUse::new("layers", program.layers.len(), Some(MAX_LAYERS), none));
+        let keys = program.metadata_keys.len();
+        limits.push(LimitUse::new("metadata-keys", keys, Some(MAX_METADATA_KEYS), none));
+        for (layer, table) in program.layers.iter().zip(&self.tables) {
+            let Some(flows) = self.layer_table(*table) else { continue };
+            let name = format!("layer-flows {}", layer.name);
+            limits.push(LimitUse::new(name, flows.len(), Some(layer.flow_limit), flows.full));
+        }
+        for meter in &self.meters {
+            let (used, limit) = (meter.cells.len(), Some(meter.limit));
+            limits.push(LimitUse::new(format!("meter {}", meter.name), used, limit, meter.full));
+        }
+        let resources = &program.resources;
+        for mapping in &resources.mappings {
+            limits.push(LimitUse::new(format!("mapping {}", mapping.name), mapping.len(), None, none));
+        }
+        for set in &resources.target_sets {
+            limits.push(LimitUse::new(format!("targets {}", set.name), set.targets().len(), None, none));
+        }
+        for set in &resources.prefix_sets {
+            limits.push(LimitUse::new(format!("prefixes {}", set.name), set.prefixes().len(), None, none));
+        }
+        limits
     }
 }

@@ -17,6 +17,7 @@ use hashbrown::HashTable;
 
 use crate::action::Action;
 use crate::flow::{Direction, HeaderStack, L3, L4};
+use crate::inspect::Full;
 use crate::layer::{ContextDirection, Name};
 use crate::resource::MeterId;
 use crate::stats::Slot;
@@ -157,6 +158,8 @@ impl LayerPair {
 #[derive(Debug)]
 pub(crate) struct LayerFlowTable {
     pub(crate) name: Name,
+    /// How often it was as full as policy lets it be when a pair was to be stored.
+    pub(crate) full: Full,
     pairs: Slab<LayerPair>,
     /// For each pair a moment up to which it certainly lives, earliest first. Packets only postpone a pair's end,
     /// so a due pair is looked at once and put back if it lives on: no search, however full the table is. An entry
@@ -170,6 +173,7 @@ impl LayerFlowTable {
     pub(crate) fn new(name: Name, hasher: crate::hash::TableHasher) -> Self {
         LayerFlowTable {
             name,
+            full: Full::default(),
             pairs: Slab::default(),
             deadlines: BinaryHeap::new(),
             index: HashTable::new(),

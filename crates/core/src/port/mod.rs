@@ -7,6 +7,7 @@
 mod commit;
 mod conversation;
 mod counters;
+mod flow_list;
 mod inspect;
 mod layer_flow;
 mod observe;
@@ -18,6 +19,7 @@ pub use inspect::LayerFlowInfo;
 pub use layer_flow::Tuple;
 
 pub(crate) use commit::{Caching, Committed, Egress};
+pub(crate) use flow_list::FlowWalk;
 pub(crate) use layer_flow::LayerPair;
 pub(crate) use layer_flow::Side;
 pub(crate) use observe::{Decision, GroupVerdict, Observer};
@@ -27,10 +29,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hash::BuildHasher;
 
+use crate::drop_reason::DropReason;
 use crate::flow::drop_cache::DropCache;
-use crate::flow::table::UnifiedFlowTable;
+use crate::flow::table::{UnifiedFlow, UnifiedFlowTable};
 use crate::flow::watch::Watches;
-use crate::flow::{FieldSet, Ufid};
+use crate::flow::{Direction, FieldSet, Ufid};
+use crate::inspect::{DropLog, DropPlace, Full, Lost};
 use crate::layer::{MAX_METADATA_KEYS, Program};
 use crate::stats::{Count, CounterTable, DropCounters, FlowCounters};
 use crate::switch::PortConfig;
@@ -81,9 +85,12 @@ pub(crate) struct Port {
     meters: Vec<MeterState>,
     retired: Vec<counters::Retired>,
     pub(crate) drops: DropCounters,
+    pub(crate) drop_log: DropLog,
     pub(crate) flow_counters: FlowCounters,
     pub(crate) outbound: Count,
     pub(crate) inbound: Count,
+    /// How often the unified flow table was full.
+    full: Full,
 }
 
 /// What the caches know about a packet.
@@ -91,7 +98,7 @@ pub(crate) enum Lookup {
     /// This unified flow answers.
     Hit(u32),
     /// The packet's flow is blocked.
-    Blocked(crate::drop_reason::DropReason),
+    Blocked,
     /// The layers must be asked; a unified flow that must be reconciled has this number.
     Miss(Option<u32>),
 }
@@ -117,9 +124,11 @@ impl Port {
             meters: Vec::new(),
             retired: Vec::new(),
             drops: DropCounters::default(),
+            drop_log: DropLog::new(hasher),
             flow_counters: FlowCounters::default(),
             outbound: Count::default(),
             inbound: Count::default(),
+            full: Full::default(),
         }
     }
 
@@ -132,22 +141,36 @@ impl Port {
     pub(crate) fn lookup(&self, ufid: &Ufid, hash: u64, now: Instant) -> Lookup {
         let Some(id) = self.flows.find(ufid, hash) else {
             return match self.drop_cache.find(ufid, hash, self.generation) {
-                Some(blocked) if !blocked.asks_for_state || !self.has_full_table() => {
-                    Lookup::Blocked(blocked.reason)
-                }
+                Some(blocked) if !blocked.asks_for_state || !self.has_full_table() => Lookup::Blocked,
                 _ => Lookup::Miss(None),
             };
         };
-        let is_current = self.flows.get(id).is_some_and(|flow| {
-            !flow.is_void
-                && flow.basis.generation == self.generation
-                && flow.basis.conversation.is_none_or(|conversation| {
-                    let seen =
-                        self.conversations.get(conversation).map(|conversation| conversation.last_seen);
-                    seen.is_some_and(|seen| now - seen <= flow.basis.time_to_live)
-                })
-        });
+        let is_current = self.flows.get(id).is_some_and(|flow| self.is_current(flow, now));
         if is_current { Lookup::Hit(id) } else { Lookup::Miss(Some(id)) }
+    }
+
+    /// True when the answer of `flow` may be used at `now` without asking the layers again.
+    #[inline(always)]
+    fn is_current(&self, flow: &UnifiedFlow, now: Instant) -> bool {
+        !flow.is_void
+            && flow.basis.generation == self.generation
+            && flow.basis.conversation.is_none_or(|conversation| {
+                let seen = self.conversations.get(conversation).map(|conversation| conversation.last_seen);
+                seen.is_some_and(|seen| now - seen <= flow.basis.time_to_live)
+            })
+    }
+
+    /// Counts and remembers a packet that this port drops. `place` is the layer that did it.
+    pub(crate) fn lose(
+        &mut self,
+        reason: DropReason,
+        direction: Direction,
+        place: Option<&DropPlace>,
+        lost: &Lost<'_>,
+    ) {
+        self.drops.count(reason);
+        let row = self.drop_log.row(reason, direction, place, lost.now);
+        self.drop_log.count(row, lost);
     }
 
     /// True when a layer has as many layer flows as it may.

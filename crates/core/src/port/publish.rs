@@ -13,6 +13,7 @@ use super::Port;
 use super::counters::{MeterState, Retired};
 use super::layer_flow::LayerFlowTable;
 use crate::flow::Direction;
+use crate::inspect::Full;
 use crate::layer::{ClassifierCache, CompiledGroup, Group, Name, Policy, Program};
 use crate::stats::Count;
 
@@ -107,6 +108,7 @@ impl Port {
                 limit: spec.limit,
                 cells: HashMap::default(),
                 other: u32::MAX,
+                full: Full::default(),
             });
             meter.limit = spec.limit;
             let mut move_cell = |index: &mut u32| {

@@ -17,7 +17,8 @@ use crate::action::{ActionInput, Effect, Outcome, Reply};
 use crate::classify::Read;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, Field, Fragment, HeaderStack, Value};
-use crate::layer::{CompiledLayer, ContextDirection, DefaultAction, Program, ReverseTunnel, Rule};
+use crate::inspect::DropPlace;
+use crate::layer::{CompiledLayer, ContextDirection, DefaultAction, Name, Program, ReverseTunnel, Rule};
 use crate::resource::{MeterCounts, MeterId};
 use crate::stats::Slot;
 use crate::time::{Duration, Instant};
@@ -39,7 +40,11 @@ pub(crate) struct Entry {
 /// The plan of one packet.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolution {
+    /// When it was made.
+    pub(crate) now: Instant,
     pub(crate) outcome: Planned,
+    /// Who dropped the packet, where a layer did.
+    pub(crate) dropped_by: Option<DropPlace>,
     /// All layers' changes as one.
     pub(crate) transposition: Transposition,
     /// The headers after it.
@@ -108,9 +113,30 @@ pub(crate) struct Selected<'a> {
 }
 
 /// What one layer answered.
-struct LayerAnswer {
+struct LayerAnswer<'a> {
     slot: Slot,
     effect: Effect,
+    who: Who<'a>,
+}
+
+/// Who answered for a layer: its default, or a rule of a group. Names are cloned for a dropped packet only.
+#[derive(Clone, Debug)]
+enum Who<'a> {
+    Default,
+    Rule(&'a Name, &'a Name),
+    /// The rule to which an update moved a layer flow.
+    Moved(Name, Name),
+}
+
+impl Who<'_> {
+    fn place(self, layer: &CompiledLayer) -> DropPlace {
+        let rule = match self {
+            Who::Default => None,
+            Who::Rule(group, rule) => Some((group.clone(), rule.clone())),
+            Who::Moved(group, rule) => Some((group, rule)),
+        };
+        DropPlace { layer: layer.name.clone(), rule }
+    }
 }
 
 impl Port {
@@ -140,7 +166,9 @@ impl Port {
             pending,
             metadata: Metadata::default(),
             plan: Resolution {
+                now: entry.now,
                 outcome: Planned::Forward,
+                dropped_by: None,
                 transposition: Transposition::IDENTITY,
                 headers: entry.headers,
                 slots: Vec::new(),
@@ -180,15 +208,16 @@ struct Walk<'a> {
     plan: Resolution,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn layer(&mut self, index: usize, observer: &mut dyn Observer) -> ControlFlow<()> {
-        let layer = &self.program.layers[index];
+        let program = self.program;
+        let layer = &program.layers[index];
         let direction = self.entry.direction;
         let side = layer.side(direction);
         observer.enter_layer(layer, &self.plan.headers);
         if side.reads_l4 && self.plan.headers.innermost().extra.fragment == Fragment::Later {
             observer.decide(Decision::Fragment);
-            return self.drop(DropReason::FragmentWithoutPorts, None);
+            return self.drop(DropReason::FragmentWithoutPorts, None, Who::Default.place(layer));
         }
         let table = self.port.tables[index];
         let remembers =
@@ -206,7 +235,7 @@ impl Walk<'_> {
             Some(answer) => answer,
             None => match self.ask_rules(layer, table, key, observer) {
                 Ok(answer) => answer,
-                Err((reason, slot)) => return self.drop(reason, slot),
+                Err((reason, slot, who)) => return self.drop(reason, slot, who.place(layer)),
             },
         };
         self.take(index, answer, observer)
@@ -219,12 +248,14 @@ impl Walk<'_> {
         table: u32,
         key: &LayerKey,
         observer: &mut dyn Observer,
-    ) -> Option<LayerAnswer> {
+    ) -> Option<LayerAnswer<'a>> {
+        let port = self.port;
         let of_table = self.pending.iter().filter(|(of, _)| *of == table);
         if let Some((side, pair)) = of_table.filter_map(|(_, pair)| Some((pair.side_of(key)?, pair))).next() {
-            return Some(self.answer_of(pair, side, &pair.rule, observer));
+            let who = Who::Rule(&pair.rule.group, &pair.rule.rule);
+            return Some(self.answer_of(pair, side, (&pair.rule, who), observer));
         }
-        let (id, side, pair) = self.port.layer_table(table)?.find(key)?;
+        let (id, side, pair) = port.layer_table(table)?.find(key)?;
         if !self.port.is_alive(pair, self.entry.now) {
             self.plan.ended.push((table, id));
             return None;
@@ -241,7 +272,12 @@ impl Walk<'_> {
                 }
             }
         };
-        let answer = self.answer_of(pair, side, renewed.as_ref().unwrap_or(&pair.rule), observer);
+        let who = match &renewed {
+            Some(rule) => Who::Moved(rule.group.clone(), rule.rule.clone()),
+            None => Who::Rule(&pair.rule.group, &pair.rule.rule),
+        };
+        let rule = renewed.as_ref().unwrap_or(&pair.rule);
+        let answer = self.answer_of(pair, side, (rule, who), observer);
         self.plan.met.push((table, id));
         if let Some(rule) = renewed {
             self.plan.moved.push((table, id, rule));
@@ -254,9 +290,9 @@ impl Walk<'_> {
         &mut self,
         pair: &LayerPair,
         side: Side,
-        rule: &PairRule,
+        (rule, who): (&PairRule, Who<'a>),
         observer: &mut dyn Observer,
-    ) -> LayerAnswer {
+    ) -> LayerAnswer<'a> {
         observer.decide(Decision::Flow { side, rule });
         let carries_contexts = side == Side::Forward || rule.contexts == ContextDirection::Both;
         let effect = Effect {
@@ -266,7 +302,7 @@ impl Walk<'_> {
             outcome: Outcome::Continue,
         };
         self.plan.time_to_live = self.plan.time_to_live.min(rule.time_to_live);
-        LayerAnswer { slot: rule.slot, effect }
+        LayerAnswer { slot: rule.slot, effect, who }
     }
 
     /// Asks the rules of `layer` about the packet that created `pair`: what the pair has from the rule that it may
@@ -301,11 +337,11 @@ impl Walk<'_> {
     /// The answer of the layer's rules, or of its default.
     fn ask_rules(
         &mut self,
-        layer: &CompiledLayer,
+        layer: &'a CompiledLayer,
         table: u32,
         key: Option<LayerKey>,
         observer: &mut dyn Observer,
-    ) -> Result<LayerAnswer, (DropReason, Option<Slot>)> {
+    ) -> Result<LayerAnswer<'a>, (DropReason, Option<Slot>, Who<'a>)> {
         let direction = self.entry.direction;
         let side = layer.side(direction);
         let headers = self.plan.headers;
@@ -317,13 +353,14 @@ impl Walk<'_> {
                 DefaultAction::Pass => Effect::default(),
                 DefaultAction::Block => Effect::drop(DropReason::Blocked),
             };
-            return Ok(LayerAnswer { slot: side.default_slot, effect });
+            return Ok(LayerAnswer { slot: side.default_slot, effect, who: Who::Default });
         };
         let group = &side.groups[selected.group].name;
         observer.decide(Decision::Rule { group, rule: selected.rule });
+        let who = Who::Rule(group, &selected.rule.name);
         let slot = selected.slot;
         if selected.rule.state.is_some() && headers.innermost().extra.fragment == Fragment::Later {
-            return Err((DropReason::FragmentWithoutPorts, None));
+            return Err((DropReason::FragmentWithoutPorts, None, who));
         }
         let effect = selected.rule.action.process(&self.input(&headers, direction));
         if let (Some(state), Some(key), Outcome::Continue) = (selected.rule.state, key, effect.outcome) {
@@ -337,10 +374,12 @@ impl Walk<'_> {
                 group: group.clone(),
                 rule: selected.rule.name.clone(),
             };
-            self.create(layer, table, key, rule, state.reverse_tunnel, &effect.transposition)
-                .map_err(|reason| (reason, Some(slot)))?;
+            let created = self.create(layer, table, key, rule, state.reverse_tunnel, &effect.transposition);
+            if let Err(reason) = created {
+                return Err((reason, Some(slot), who));
+            }
         }
-        Ok(LayerAnswer { slot, effect })
+        Ok(LayerAnswer { slot, effect, who })
     }
 
     /// Plans a pair for the packet as it stands.
@@ -395,8 +434,14 @@ impl Walk<'_> {
     }
 
     /// Takes a layer's answer into the plan.
-    fn take(&mut self, index: usize, answer: LayerAnswer, observer: &mut dyn Observer) -> ControlFlow<()> {
-        let LayerAnswer { slot, effect } = answer;
+    fn take(
+        &mut self,
+        index: usize,
+        answer: LayerAnswer<'a>,
+        observer: &mut dyn Observer,
+    ) -> ControlFlow<()> {
+        let LayerAnswer { slot, effect, who } = answer;
+        let layer = &self.program.layers[index];
         if let Some(meter) = effect.meter {
             let (headers, metadata) = (&self.plan.headers, &self.metadata);
             let view =
@@ -408,7 +453,7 @@ impl Walk<'_> {
             self.metadata.set(key, value);
         }
         match effect.outcome {
-            Outcome::Drop(reason) => return self.drop(reason, Some(slot)),
+            Outcome::Drop(reason) => return self.drop(reason, Some(slot), who.place(layer)),
             Outcome::Reply(reply) => {
                 self.plan.slots.push(slot);
                 self.plan.outcome = Planned::Reply(reply, index);
@@ -417,7 +462,7 @@ impl Walk<'_> {
             Outcome::Continue => {}
         }
         if let Err(error) = effect.transposition.apply(&mut self.plan.headers) {
-            return self.drop(drop_reason(error), Some(slot));
+            return self.drop(drop_reason(error), Some(slot), who.place(layer));
         }
         observer.transposed(&effect.transposition, &self.plan.headers);
         let composed = self.plan.transposition.then(&effect.transposition);
@@ -430,9 +475,10 @@ impl Walk<'_> {
 
     /// The packet is dropped: of all that was planned only the drop's own rule counts, the meters passed before
     /// that count offered packets, and what has ended has ended (§3.7).
-    fn drop(&mut self, reason: DropReason, slot: Option<Slot>) -> ControlFlow<()> {
+    fn drop(&mut self, reason: DropReason, slot: Option<Slot>, place: DropPlace) -> ControlFlow<()> {
         let resources = &self.program.resources;
         self.plan.outcome = Planned::Drop(reason);
+        self.plan.dropped_by = Some(place);
         self.plan.slots.clear();
         self.plan.slots.extend(slot);
         self.plan.meters.retain(|(meter, _)| resources.meter(*meter).counts == MeterCounts::Offered);

@@ -360,7 +360,7 @@ fn cache_state(
     let ufid = Ufid::new(&parsed.stack, direction, port.extras(), ingress.0);
     match port.lookup(&ufid, port.flows.hash(&ufid), now) {
         Lookup::Hit(_) => CacheState::Hit,
-        Lookup::Blocked(_) => CacheState::Blocked,
+        Lookup::Blocked => CacheState::Blocked,
         Lookup::Miss(Some(_)) => CacheState::Stale,
         Lookup::Miss(None) => CacheState::Miss,
     }

@@ -9,9 +9,11 @@ use super::underlay::{UnderlayError, UnderlayIndex};
 use super::{AddPortError, PortId, UplinkConfig};
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
-use crate::flow::{HeaderStack, L3, L4};
+use crate::flow::{Direction, HeaderStack, L3, L4};
+use crate::inspect::{DropLog, Lost};
 use crate::port::Egress;
 use crate::stats::{Count, DropCounters};
+use crate::time::Instant;
 use crate::transposition::{HeaderOp, Modify, ModifyL2, ModifyL3, Transposition};
 
 /// An uplink and what it counts.
@@ -20,6 +22,7 @@ pub(crate) struct UplinkState {
     id: PortId,
     pub(super) config: UplinkConfig,
     pub(super) counters: UplinkCounters,
+    pub(super) drop_log: DropLog,
 }
 
 /// What an uplink counts.
@@ -41,6 +44,8 @@ pub(crate) struct Fabric {
     by_tenant: HashMap<(u32, MacAddr), PortId, rapidhash::fast::RandomState>,
     pub(super) multicast: Vec<PortId>,
     pub(super) underlay: UnderlayIndex,
+    /// Drops of packets that belong to no port or uplink.
+    pub(super) ownerless: DropLog,
 }
 
 /// Where a packet goes from a port, and what the underlay adds to its headers.
@@ -67,6 +72,10 @@ impl Fabric {
         self.uplinks.iter().find(|uplink| uplink.id == id)
     }
 
+    pub(super) fn uplink_count(&self) -> usize {
+        self.uplinks.len()
+    }
+
     pub(super) fn uplink_mut(&mut self, id: PortId) -> Option<&mut UplinkState> {
         self.uplinks.iter_mut().find(|uplink| uplink.id == id)
     }
@@ -81,17 +90,44 @@ impl Fabric {
     }
 
     pub(super) fn add_uplink(&mut self, id: PortId, config: UplinkConfig) {
-        self.uplinks.push(UplinkState { id, config, counters: UplinkCounters::default() });
+        self.uplinks.push(UplinkState {
+            id,
+            config,
+            counters: UplinkCounters::default(),
+            drop_log: DropLog::default(),
+        });
     }
 
     pub(super) fn set_uplink(&mut self, id: PortId, config: UplinkConfig) -> bool {
         self.uplink_mut(id).map(|uplink| uplink.config = config).is_some()
     }
 
-    pub(super) fn count_drop(&mut self, id: PortId, reason: DropReason) {
+    /// Counts a packet that could not be sent by uplink `id`, or by a port that is gone.
+    pub(super) fn count_unsent(&mut self, id: PortId, reason: DropReason) {
+        let log = match self.uplinks.iter_mut().find(|uplink| uplink.id == id) {
+            Some(uplink) => {
+                uplink.counters.drops.count(reason);
+                &mut uplink.drop_log
+            }
+            None => &mut self.ownerless,
+        };
+        let row = log.row(reason, Direction::Outbound, None, Instant(0));
+        log.count_only(row, 1, Count { packets: 1, bytes: 0 });
+    }
+
+    /// Counts and remembers a packet from uplink `id` that is for no port.
+    pub(super) fn lose(&mut self, id: PortId, reason: DropReason, lost: &Lost<'_>) {
         if let Some(uplink) = self.uplink_mut(id) {
             uplink.counters.drops.count(reason);
+            let row = uplink.drop_log.row(reason, Direction::Inbound, None, lost.now);
+            uplink.drop_log.count(row, lost);
         }
+    }
+
+    /// Counts and remembers a packet from or for a port that does not exist, or no longer does.
+    pub(super) fn lose_ownerless(&mut self, direction: Direction, lost: &Lost<'_>) {
+        let row = self.ownerless.row(DropReason::PortNotReady, direction, None, lost.now);
+        self.ownerless.count(row, lost);
     }
 
     pub(super) fn claim_mac(

@@ -1,6 +1,7 @@
 //! The ports of one worker and the forwarding between them (§8.1).
 
 mod fabric;
+mod inspect;
 mod receive;
 mod underlay;
 
@@ -19,10 +20,11 @@ use hashbrown::HashMap;
 
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
+use crate::flow::Direction;
 use crate::layer::{ClassifierCache, Name, Policy};
 use crate::packet::Packet;
 use crate::port::Port;
-use crate::stats::{DropCounters, PortCounters};
+use crate::stats::{Count, DropCounters, PortCounters};
 use crate::time::{Duration, Instant};
 
 use receive::Pending;
@@ -188,12 +190,14 @@ impl Switch {
         }
     }
 
-    /// Counts a packet that the caller (the worker) had to drop.
+    /// Counts a packet that the caller (the worker) had to drop, since it could not be sent by `id`.
     pub fn count_drop(&mut self, id: PortId, reason: DropReason) {
         if let Some(port) = self.ports.get_mut(&id) {
             port.drops.count(reason);
+            let row = port.drop_log.row(reason, Direction::Inbound, None, Instant(0));
+            port.drop_log.count_only(row, 1, Count { packets: 1, bytes: 0 });
         } else {
-            self.fabric.count_drop(id, reason);
+            self.fabric.count_unsent(id, reason);
         }
     }
 

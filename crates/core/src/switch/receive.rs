@@ -7,6 +7,7 @@ use super::{Fabric, Output, PortId, Switch};
 use crate::action::Reply;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, Fragment, HeaderStack, L4, Ufid};
+use crate::inspect::Lost;
 use crate::layer::MalformedPolicy;
 use crate::packet::{Batch, Offload, Packet, Parsed, parse, parse_opaque};
 use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Resolution};
@@ -26,7 +27,8 @@ pub(super) struct Pending {
 /// What became of a packet on one side of a port.
 enum Fate {
     Forward(Egress),
-    Drop(DropReason),
+    /// It is dropped, counted and remembered.
+    Drop,
 }
 
 /// A packet's headers and key, in places that the next packet uses again: to make them anew, and to move them,
@@ -91,17 +93,13 @@ impl Switch {
         output: &mut Output,
     ) {
         let Some(port) = self.ports.get_mut(&from) else {
-            output.free.push(packet);
-            return;
+            return self.lose_ownerless(now, Direction::Outbound, packet, output);
         };
         let crossing =
             Crossing { fabric: &self.fabric, now, id: from, direction: Direction::Outbound, ingress: from };
         let reading = Reading::of(&packet, scratch);
         match crossing.cross(port, &mut packet, reading, scratch, output) {
-            Fate::Drop(reason) => {
-                port.drops.count(reason);
-                output.free.push(packet);
-            }
+            Fate::Drop => output.free.push(packet),
             Fate::Forward(egress) => self.forward(from, egress, packet, output),
         }
     }
@@ -129,10 +127,17 @@ impl Switch {
             }
             Ok(egress) => self.forward(from, egress, packet, output),
             Err(reason) => {
-                self.fabric.count_drop(from, reason);
+                let parsed = reading.0.is_ok().then_some(&scratch.parsed);
+                self.fabric.lose(from, reason, &lost(now, &packet, parsed));
                 output.free.push(packet);
             }
         }
+    }
+
+    /// Drops a packet of a port that was removed.
+    fn lose_ownerless(&mut self, now: Instant, direction: Direction, packet: Packet, output: &mut Output) {
+        self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
+        output.free.push(packet);
     }
 
     /// Takes a packet, whose headers are in `scratch` as `reading` says, through the inbound side of a port.
@@ -146,20 +151,17 @@ impl Switch {
     ) {
         let Pending { to, ingress, mut packet } = next;
         let Some(port) = self.ports.get_mut(&to) else {
-            output.free.push(packet);
-            return;
+            return self.lose_ownerless(now, Direction::Inbound, packet, output);
         };
+        let crossing = Crossing { fabric: &self.fabric, now, id: to, direction: Direction::Inbound, ingress };
         if !packet.take_turn() {
-            port.drops.count(DropReason::TooManyTurns);
+            let parsed = reading.0.is_ok().then_some(&scratch.parsed);
+            crossing.lose(port, DropReason::TooManyTurns, &packet, parsed);
             output.free.push(packet);
             return;
         }
-        let crossing = Crossing { fabric: &self.fabric, now, id: to, direction: Direction::Inbound, ingress };
         match crossing.cross(port, &mut packet, reading, scratch, output) {
-            Fate::Drop(reason) => {
-                port.drops.count(reason);
-                output.free.push(packet);
-            }
+            Fate::Drop => output.free.push(packet),
             Fate::Forward(egress) => self.forward(to, egress, packet, output),
         }
     }
@@ -197,14 +199,17 @@ impl Crossing<'_> {
         scratch: &mut Scratch,
         output: &mut Output,
     ) -> Fate {
-        let Some(program) = &port.program else { return Fate::Drop(DropReason::PortNotReady) };
+        let Some(program) = &port.program else {
+            let parsed = reading.0.is_ok().then_some(&scratch.parsed);
+            return self.lose(port, DropReason::PortNotReady, packet, parsed);
+        };
         let extras = program.extras;
         if let Err(reason) = reading.0 {
             match program.malformed {
-                MalformedPolicy::Drop => return Fate::Drop(reason),
+                MalformedPolicy::Drop => return self.lose(port, reason, packet, None),
                 MalformedPolicy::PassOpaque => match parse_opaque(packet.frame()) {
                     Ok(parsed) => scratch.parsed = parsed,
-                    Err(reason) => return Fate::Drop(reason),
+                    Err(reason) => return self.lose(port, reason, packet, None),
                 },
             }
         }
@@ -216,11 +221,11 @@ impl Crossing<'_> {
         let hash = port.flows.hash(ufid);
         match port.lookup(ufid, hash, self.now) {
             Lookup::Hit(id) => self.hit(port, id, packet, parsed),
-            Lookup::Blocked(reason) if has_fate_of_its_flow(&parsed.stack) => {
-                port.count_blocked(ufid, hash, guest_count(packet.len(), parsed, packet));
-                Fate::Drop(reason)
+            Lookup::Blocked if has_fate_of_its_flow(&parsed.stack) => {
+                port.lose_blocked(ufid, hash, &lost(self.now, packet, Some(parsed)));
+                Fate::Drop
             }
-            Lookup::Blocked(_) => self.slow(port, packet, parsed, None, output),
+            Lookup::Blocked => self.slow(port, packet, parsed, None, output),
             Lookup::Miss(stale) => {
                 self.slow(port, packet, parsed, Some(Caching { ufid, hash, stale }), output)
             }
@@ -229,15 +234,17 @@ impl Crossing<'_> {
 
     /// The fast path: the cached answer, whatever the number of layers and rules behind it.
     fn hit(&self, port: &mut Port, id: u32, packet: &mut Packet, parsed: &Parsed) -> Fate {
-        let Some(answer) = port.answer(id) else { return Fate::Drop(DropReason::CannotTranspose) };
+        let Some(answer) = port.answer(id) else {
+            return self.lose(port, DropReason::CannotTranspose, packet, Some(parsed));
+        };
         let entered = packet.len();
         let offered = guest_count(entered, parsed, packet);
         let egress = answer.egress;
         if let Err(reason) = answer.edit.apply(packet, &parsed.layout) {
-            return self.refuse_hit(port, parsed, offered, reason);
+            return self.refuse_hit(port, parsed, (entered, offered), reason);
         }
         if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
-            return self.refuse_hit(port, parsed, offered, DropReason::TooBig);
+            return self.refuse_hit(port, parsed, (entered, offered), DropReason::TooBig);
         }
         let count = self.count(port, entered, parsed, packet);
         port.touch(id, count, self.now);
@@ -246,16 +253,26 @@ impl Crossing<'_> {
 
     /// A packet that its cached answer does not fit (its TTL would reach 0, it is too big): the layers are asked
     /// what that counts as (§4.5).
-    fn refuse_hit(&self, port: &mut Port, parsed: &Parsed, count: Count, reason: DropReason) -> Fate {
-        let Some(program) = port.program.clone() else { return Fate::Drop(reason) };
+    fn refuse_hit(
+        &self,
+        port: &mut Port,
+        parsed: &Parsed,
+        (length, count): (usize, Count),
+        reason: DropReason,
+    ) -> Fate {
+        let lost = Lost { now: self.now, count, length, headers: Some(&parsed.stack) };
+        let Some(program) = port.program.clone() else {
+            port.lose(reason, self.direction, None, &lost);
+            return Fate::Drop;
+        };
         let entry = self.entry(parsed, program.layers.len());
         let plan = port.resolve(&program, &entry, &mut ());
         match plan.outcome {
             Planned::Drop(reason) => {
-                port.commit_drop(&plan, reason, None, count);
-                Fate::Drop(reason)
+                self.lose_planned(port, &plan, reason, None, &lost);
+                Fate::Drop
             }
-            _ => self.refuse(port, &plan, count, reason),
+            _ => self.refuse(port, &plan, &lost, reason),
         }
     }
 
@@ -280,7 +297,9 @@ impl Crossing<'_> {
         output: &mut Output,
     ) -> Fate {
         port.flow_counters.misses += 1;
-        let Some(program) = port.program.clone() else { return Fate::Drop(DropReason::PortNotReady) };
+        let Some(program) = port.program.clone() else {
+            return self.lose(port, DropReason::PortNotReady, packet, Some(parsed));
+        };
         let entry = self.entry(parsed, program.layers.len());
         let mut plan = port.resolve(&program, &entry, &mut ());
         if plan.outcome == Planned::Drop(DropReason::LayerFlowTableFull) && port.reclaim(self.now) {
@@ -288,10 +307,10 @@ impl Crossing<'_> {
         }
         let stale = caching.as_ref().and_then(|caching| caching.stale);
         let entered = packet.len();
-        let offered = guest_count(entered, parsed, packet);
+        let lost = lost(self.now, packet, Some(parsed));
         match plan.outcome {
             Planned::Drop(reason) => {
-                let changed = port.commit_drop(&plan, reason, stale, offered);
+                let changed = self.lose_planned(port, &plan, reason, stale, &lost);
                 // A layer flow that the walk met may end without notice, and then something else answers.
                 let is_cachable = !changed
                     && plan.met.is_empty()
@@ -302,7 +321,7 @@ impl Crossing<'_> {
                 if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| is_cachable) {
                     port.cache_drop(ufid, hash, reason, &plan);
                 }
-                Fate::Drop(reason)
+                Fate::Drop
             }
             Planned::Reply(reply, layer) => {
                 self.reply(port, packet, parsed, (&entry, plan), (reply, layer), output)
@@ -310,13 +329,13 @@ impl Crossing<'_> {
             Planned::Forward => {
                 let (egress, edit) = match self.leave(&entry.headers, &mut plan, port, output) {
                     Ok(way) => way,
-                    Err(reason) => return self.refuse(port, &plan, offered, reason),
+                    Err(reason) => return self.refuse(port, &plan, &lost, reason),
                 };
                 if let Err(reason) = edit.apply(packet, &parsed.layout) {
-                    return self.refuse(port, &plan, offered, reason);
+                    return self.refuse(port, &plan, &lost, reason);
                 }
                 if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
-                    return self.refuse(port, &plan, offered, DropReason::TooBig);
+                    return self.refuse(port, &plan, &lost, DropReason::TooBig);
                 }
                 let count = self.count(port, entered, parsed, packet);
                 let committed: Committed = port.commit(&entry, &mut plan, count);
@@ -330,15 +349,36 @@ impl Crossing<'_> {
 
     /// A packet that the layers passed and that cannot leave all the same: no state; the drop counts, and meters that
     /// count offered packets.
-    fn refuse(&self, port: &mut Port, plan: &Resolution, count: Count, reason: DropReason) -> Fate {
+    fn refuse(&self, port: &mut Port, plan: &Resolution, lost: &Lost<'_>, reason: DropReason) -> Fate {
         let mut plan = plan.clone();
+        plan.dropped_by = None;
         plan.slots.clear();
         plan.created.clear();
         if let Some(program) = &port.program {
             plan.meters.retain(|(meter, _)| program.resources.meter(*meter).counts == MeterCounts::Offered);
         }
-        port.commit_drop(&plan, reason, None, count);
-        Fate::Drop(reason)
+        self.lose_planned(port, &plan, reason, None, lost);
+        Fate::Drop
+    }
+
+    /// Drops a packet as its plan says; true when state ended with it.
+    fn lose_planned(
+        &self,
+        port: &mut Port,
+        plan: &Resolution,
+        reason: DropReason,
+        stale: Option<u32>,
+        lost: &Lost<'_>,
+    ) -> bool {
+        port.lose(reason, self.direction, plan.dropped_by.as_ref(), lost);
+        port.commit_drop(plan, reason, stale, lost.count)
+    }
+
+    /// Drops a packet that no layer was asked about.
+    #[cold]
+    fn lose(&self, port: &mut Port, reason: DropReason, packet: &Packet, parsed: Option<&Parsed>) -> Fate {
+        port.lose(reason, self.direction, None, &lost(self.now, packet, parsed));
+        Fate::Drop
     }
 
     /// Where a packet goes after the layers, and the edit that takes it there.
@@ -376,7 +416,7 @@ impl Crossing<'_> {
         output: &mut Output,
     ) -> Fate {
         let entered = packet.len();
-        let offered = guest_count(entered, parsed, packet);
+        let lost = lost(self.now, packet, Some(parsed));
         let edited = Edit::compile(&plan.transposition, &entry.headers)
             .map_err(|_| DropReason::CannotTranspose)
             .and_then(|edit| edit.apply(packet, &parsed.layout))
@@ -384,7 +424,7 @@ impl Crossing<'_> {
             .and_then(|()| parse(packet.frame()));
         let answer = match edited {
             Ok(answer) => answer,
-            Err(reason) => return self.refuse(port, &plan, offered, reason),
+            Err(reason) => return self.refuse(port, &plan, &lost, reason),
         };
         let count = self.count(port, entered, parsed, packet);
         port.commit(entry, &mut plan, count);
@@ -413,16 +453,18 @@ impl Crossing<'_> {
         entry: &Entry,
         output: &mut Output,
     ) -> Fate {
-        let Some(program) = port.program.clone() else { return Fate::Drop(DropReason::PortNotReady) };
+        let Some(program) = port.program.clone() else {
+            return self.lose(port, DropReason::PortNotReady, packet, Some(parsed));
+        };
         let mut plan = port.resolve(&program, entry, &mut ());
         let entered = packet.len();
-        let offered = guest_count(entered, parsed, packet);
+        let lost = lost(self.now, packet, Some(parsed));
         match plan.outcome {
             Planned::Drop(reason) => {
-                port.commit_drop(&plan, reason, None, offered);
-                Fate::Drop(reason)
+                self.lose_planned(port, &plan, reason, None, &lost);
+                Fate::Drop
             }
-            Planned::Reply(..) => self.refuse(port, &plan, offered, DropReason::CannotRespond),
+            Planned::Reply(..) => self.refuse(port, &plan, &lost, DropReason::CannotRespond),
             Planned::Forward => {
                 let sent = self.leave(&entry.headers, &mut plan, port, output).and_then(|(egress, edit)| {
                     edit.apply(packet, &parsed.layout)?;
@@ -430,7 +472,7 @@ impl Crossing<'_> {
                     if is_too_big(egress, packet, header_len) { Err(DropReason::TooBig) } else { Ok(egress) }
                 });
                 match sent {
-                    Err(reason) => self.refuse(port, &plan, offered, reason),
+                    Err(reason) => self.refuse(port, &plan, &lost, reason),
                     Ok(egress) => {
                         let count = self.count(port, entered, parsed, packet);
                         port.commit(entry, &mut plan, count);
@@ -488,6 +530,16 @@ fn header_end(parsed: &Parsed) -> usize {
 /// Header bytes of a packet that had `entered` bytes when it was parsed and now has `now`.
 pub(crate) fn header_len(parsed: &Parsed, entered: usize, now: usize) -> usize {
     now - (entered - header_end(parsed).min(entered)).min(now)
+}
+
+/// What is known of a packet that is dropped; `parsed` is `None` where it could not be read.
+fn lost<'p>(now: Instant, packet: &Packet, parsed: Option<&'p Parsed>) -> Lost<'p> {
+    let length = packet.len();
+    let count = match parsed {
+        Some(parsed) => guest_count(length, parsed, packet),
+        None => Count { packets: 1, bytes: length as u64 },
+    };
+    Lost { now, count, length, headers: parsed.map(|parsed| &parsed.stack) }
 }
 
 fn guest_count(len: usize, parsed: &Parsed, packet: &Packet) -> Count {
