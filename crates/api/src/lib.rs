@@ -17,6 +17,7 @@ pub mod suggest;
 pub mod topology;
 mod tree;
 mod value;
+pub mod wire;
 
 pub use diagnostic::{Code, Diagnostic, Label, Report, Severity};
 pub use document::{Document, parse};

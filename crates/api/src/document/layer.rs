@@ -114,7 +114,7 @@ const PASS_OR_BLOCK: [(&str, DefaultAction); 2] =
     [("pass", DefaultAction::Pass), ("block", DefaultAction::Block)];
 
 impl Decoder<'_> {
-    pub(super) fn layer(&mut self, tree: &Tree<'_>) -> Option<Layer> {
+    pub(crate) fn layer(&mut self, tree: &Tree<'_>) -> Option<Layer> {
         const KNOWN: [&str; 7] =
             ["name", "owner", "priority", "default", "flow-limit", "inbound", "outbound"];
         let fields = self.fields(tree, "a layer", &KNOWN)?;
@@ -170,7 +170,7 @@ impl Decoder<'_> {
         self.list(tree, "groups").iter().filter_map(|tree| self.group(tree)).collect()
     }
 
-    fn group(&mut self, tree: &Tree<'_>) -> Option<Group> {
+    pub(crate) fn group(&mut self, tree: &Tree<'_>) -> Option<Group> {
         let fields = self.fields(tree, "a group", &["group", "priority", "match", "when", "rules"])?;
         let name = self.required(&fields, "group", "all").and_then(|tree| self.name(tree));
         let priority = self.optional_priority(fields.optional("priority"));
@@ -219,7 +219,7 @@ impl Decoder<'_> {
         self.field_name(field).map(Selection::LongestPrefix)
     }
 
-    fn rule(&mut self, tree: &Tree<'_>) -> Option<Rule> {
+    pub(crate) fn rule(&mut self, tree: &Tree<'_>) -> Option<Rule> {
         const KNOWN: [&str; 6] = ["name", "priority", "when", "action", "terminating", "stateful"];
         let fields = self.fields(tree, "a rule", &KNOWN)?;
         let name = self.required(&fields, "name", "allow-web").and_then(|tree| self.name(tree));

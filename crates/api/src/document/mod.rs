@@ -165,7 +165,7 @@ impl Decoder<'_> {
         names
     }
 
-    fn port(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Port> {
+    pub(crate) fn port(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Port> {
         const KNOWN: [&str; 6] = ["mac", "tenants", "mtu", "malformed", "limits", "layers"];
         let fields = self.fields(tree, "a port", &KNOWN)?;
         let mac = fields.optional("mac").and_then(|tree| self.port_mac(tree));

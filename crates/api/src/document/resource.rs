@@ -120,9 +120,7 @@ impl Decoder<'_> {
         }
         if let Some(tree) = fields.optional("prefixes") {
             for (name, tree) in self.named(tree, "the prefix sets") {
-                let items = self.list(tree, "prefixes");
-                let prefixes = items.iter().filter_map(|item| self.prefix(item)).collect();
-                resources.prefixes.push(PrefixSet { name, prefixes });
+                resources.prefixes.push(self.prefix_set(name, tree));
             }
         }
         if let Some(tree) = fields.optional("meters") {
@@ -133,7 +131,12 @@ impl Decoder<'_> {
         resources
     }
 
-    fn mapping(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Mapping> {
+    pub(crate) fn prefix_set(&mut self, name: At<Name>, tree: &Tree<'_>) -> PrefixSet {
+        let items = self.list(tree, "prefixes");
+        PrefixSet { name, prefixes: items.iter().filter_map(|item| self.prefix(item)).collect() }
+    }
+
+    pub(crate) fn mapping(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Mapping> {
         let fields = self.fields(tree, "a mapping table", &["entries"])?;
         let items = fields.optional("entries").map(|tree| self.list(tree, "entries")).unwrap_or_default();
         let mut entries = Vec::with_capacity(items.len());
@@ -143,7 +146,7 @@ impl Decoder<'_> {
         Some(Mapping { name, entries })
     }
 
-    fn mapping_entry(&mut self, tree: &Tree<'_>) -> Option<MappingEntry> {
+    pub(crate) fn mapping_entry(&mut self, tree: &Tree<'_>) -> Option<MappingEntry> {
         let fields = self.fields(tree, "a mapping entry", &["address", "mac", "remote", "vni", "tenant"])?;
         let address = self.required(&fields, "address", "10.0.0.2").and_then(|tree| self.address(tree));
         let mac = self.required(&fields, "mac", "\"02:00:00:00:00:02\"").and_then(|tree| self.mac(tree));
@@ -160,7 +163,7 @@ impl Decoder<'_> {
         })
     }
 
-    fn target_set(&mut self, name: At<Name>, tree: &Tree<'_>) -> TargetSet {
+    pub(crate) fn target_set(&mut self, name: At<Name>, tree: &Tree<'_>) -> TargetSet {
         let items = self.list(tree, "targets");
         if let Some(first_too_many) = items.get(MAX_TARGETS) {
             let message = format!("`{}` has {} targets", name.value, items.len());
@@ -190,7 +193,7 @@ impl Decoder<'_> {
         Some(At::new(target, address.span))
     }
 
-    fn meter(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Meter> {
+    pub(crate) fn meter(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Meter> {
         let fields = self.fields(tree, "a meter", &["key", "limit", "counts"])?;
         let items = fields.optional("key").map(|tree| self.one_or_list(tree)).unwrap_or_default();
         let key = items.iter().filter_map(|item| self.field_name(item)).collect();
