@@ -1,6 +1,7 @@
 //! Resources as written: mapping tables, target sets, prefix sets, meters.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -11,17 +12,17 @@ use crate::source::At;
 use crate::tree::Tree;
 use crate::value::{Mac, Name};
 
-/// All resources of a document, in the order written.
+/// All resources of a document, in the order written. They are shared with whoever converts them.
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
     /// Mapping tables.
-    pub mappings: Vec<Mapping>,
+    pub mappings: Vec<Arc<Mapping>>,
     /// Target sets.
-    pub targets: Vec<TargetSet>,
+    pub targets: Vec<Arc<TargetSet>>,
     /// Prefix sets.
-    pub prefixes: Vec<PrefixSet>,
+    pub prefixes: Vec<Arc<PrefixSet>>,
     /// Meters.
-    pub meters: Vec<Meter>,
+    pub meters: Vec<Arc<Meter>>,
 }
 
 /// A mapping table.
@@ -110,22 +111,22 @@ impl Decoder<'_> {
         let Some(fields) = self.fields(tree, "the resources", &KNOWN) else { return resources };
         if let Some(tree) = fields.optional("mappings") {
             for (name, tree) in self.named(tree, "the mapping tables") {
-                resources.mappings.extend(self.mapping(name, tree));
+                resources.mappings.extend(self.mapping(name, tree).map(Arc::new));
             }
         }
         if let Some(tree) = fields.optional("targets") {
             for (name, tree) in self.named(tree, "the target sets") {
-                resources.targets.push(self.target_set(name, tree));
+                resources.targets.push(Arc::new(self.target_set(name, tree)));
             }
         }
         if let Some(tree) = fields.optional("prefixes") {
             for (name, tree) in self.named(tree, "the prefix sets") {
-                resources.prefixes.push(self.prefix_set(name, tree));
+                resources.prefixes.push(Arc::new(self.prefix_set(name, tree)));
             }
         }
         if let Some(tree) = fields.optional("meters") {
             for (name, tree) in self.named(tree, "the meters") {
-                resources.meters.extend(self.meter(name, tree));
+                resources.meters.extend(self.meter(name, tree).map(Arc::new));
             }
         }
         resources

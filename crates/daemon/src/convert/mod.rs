@@ -140,7 +140,7 @@ pub fn merge(documents: &[Document], ids: &mut PortIds) -> Result<Converted, Rep
 
 /// What names can mean.
 struct Scope<'s> {
-    tables: &'s Tables<'s>,
+    tables: &'s Tables,
     ids: &'s PortIds,
 }
 

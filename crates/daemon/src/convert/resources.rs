@@ -17,30 +17,30 @@ use super::{Converter, conditions};
 const DEFAULT_METER_LIMIT: usize = 4096;
 
 /// Every resource and metadata key, by name.
-pub(super) struct Tables<'d> {
+pub(super) struct Tables {
     pub(super) resources: Arc<core::Resources>,
     pub(super) metadata: Vec<Name>,
-    pub(super) mappings: Named<'d, document::Mapping>,
-    pub(super) targets: Named<'d, document::TargetSet>,
-    pub(super) prefixes: Named<'d, document::PrefixSet>,
-    pub(super) meters: Named<'d, document::Meter>,
+    pub(super) mappings: Named<document::Mapping>,
+    pub(super) targets: Named<document::TargetSet>,
+    pub(super) prefixes: Named<document::PrefixSet>,
+    pub(super) meters: Named<document::Meter>,
 }
 
 /// The resources of one kind: number, document and text of each, in the order of their numbers.
-pub(super) struct Named<'d, T> {
+pub(super) struct Named<T> {
     numbers: HashMap<Name, u32>,
-    written: Vec<(&'d Source, &'d T)>,
+    written: Vec<(Source, Arc<T>)>,
 }
 
-impl<'d, T> Named<'d, T> {
+impl<T> Named<T> {
     /// The number of `name`.
     pub(super) fn number(&self, name: &str) -> Option<u32> {
         self.numbers.get(name).copied()
     }
 
     /// What was written under number `number`.
-    pub(super) fn written(&self, number: u32) -> Option<&(&'d Source, &'d T)> {
-        self.written.get(number as usize)
+    pub(super) fn written(&self, number: u32) -> Option<(&Source, &T)> {
+        self.written.get(number as usize).map(|(source, item)| (source, &**item))
     }
 
     /// Every name.
@@ -49,11 +49,11 @@ impl<'d, T> Named<'d, T> {
     }
 
     /// Collects the resources of one kind. Equal names in two documents are one resource if they are the same.
-    fn collect<'c>(
-        documents: &'d [Document],
-        converter: &'c mut Converter,
+    fn collect(
+        documents: &[Document],
+        converter: &mut Converter,
         what: &str,
-        read: impl Fn(&'d Document) -> &'d [T],
+        read: impl Fn(&Document) -> &[Arc<T>],
         name: impl Fn(&T) -> &At<Name>,
         same: impl Fn(&T, &T) -> bool,
     ) -> Self {
@@ -63,11 +63,11 @@ impl<'d, T> Named<'d, T> {
                 let at = name(item);
                 let Some(number) = named.numbers.get(&at.value) else {
                     named.numbers.insert(at.value.clone(), named.written.len() as u32);
-                    named.written.push((&document.source, item));
+                    named.written.push((document.source.clone(), item.clone()));
                     continue;
                 };
-                let (source, first) = named.written[*number as usize];
-                if !same(first, item) {
+                let (source, first) = &named.written[*number as usize];
+                if !Arc::ptr_eq(first, item) && !same(first, item) {
                     let message = format!("two documents declare different {what}s called `{}`", at.value);
                     let diagnostic = Diagnostic::error(Code::Conflict, &document.source, at.span, message);
                     let diagnostic = diagnostic.also(source, name(first).span, "also declared here");
@@ -81,8 +81,8 @@ impl<'d, T> Named<'d, T> {
     }
 }
 
-impl<'d> Tables<'d> {
-    pub(super) fn collect(documents: &'d [Document], converter: &mut Converter) -> Self {
+impl Tables {
+    pub(super) fn collect(documents: &[Document], converter: &mut Converter) -> Self {
         let metadata = converter.metadata(documents);
         let mappings = Named::collect(
             documents,
