@@ -164,6 +164,21 @@ impl Pair {
                 self.publish(*port)?;
                 self.compare_state()
             }
+            Step::Mappings(changes) => {
+                let name: lamina_core::layer::Name = "blue".into();
+                // No port may name the table at the moment.
+                if self.core.mapping(&name).is_some() {
+                    self.core.update_mapping(&name, changes).map_err(|error| error.to_string())?;
+                }
+                self.oracle.update_mapping(&name, changes);
+                Ok(())
+            }
+            Step::Replace(variant) => {
+                let content = &universe::resources(*variant).mappings[0];
+                self.core.replace_mapping(content).map_err(|error| error.to_string())?;
+                self.oracle.replace_mapping(content);
+                Ok(())
+            }
             Step::Multicast(is_named) => {
                 self.set_multicast(*is_named);
                 Ok(())

@@ -5,7 +5,7 @@ use super::encap::Tunnel;
 use super::{ActionInput, Effect};
 use crate::drop_reason::DropReason;
 use crate::flow::L3;
-use crate::resource::{MappingId, MappingKey};
+use crate::resource::{Lookup, MappingId, MappingKey};
 
 /// Put the packet into the tunnel that a mapping table names.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,7 +28,12 @@ impl MapEncap {
             return Effect::drop(DropReason::CannotTranspose);
         };
         let key = MappingKey { tenant: self.key_tenant, address: ip.addresses.dst() };
-        let Some(mapping) = input.resources.mapping(self.mapping).lookup(&key) else {
+        let lookup = Lookup { mapping: self.mapping, key };
+        Effect { looked_up: Some(lookup), ..self.through(input, &lookup) }
+    }
+
+    fn through(&self, input: &ActionInput<'_>, lookup: &Lookup) -> Effect {
+        let Some(mapping) = input.mappings.find(lookup) else {
             return Effect::drop(DropReason::MappingMiss);
         };
         let Some(remote) = mapping.remote else {

@@ -33,7 +33,7 @@ use alloc::vec::Vec;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack};
 use crate::packet::{Packet, parse, reply_arp, reply_echo, reply_neighbor_advertisement};
-use crate::resource::{MeterId, Resources};
+use crate::resource::{Lookup, Mappings, MeterId, Resources};
 use crate::transposition::Transposition;
 
 /// What a rule does with the packets it matches.
@@ -72,6 +72,8 @@ pub struct ActionInput<'a> {
     pub direction: Direction,
     /// The port's tables.
     pub resources: &'a Resources,
+    /// The live mapping tables.
+    pub mappings: Mappings<'a>,
     /// The switch's seed: choices derive from it, the headers and the tables only (§5.2).
     pub seed: u64,
 }
@@ -85,6 +87,8 @@ pub struct Effect {
     pub meter: Option<MeterId>,
     /// Metadata keys (by index) and their new values.
     pub metadata: Vec<(u8, u32)>,
+    /// The mapping that the action read, there or not.
+    pub looked_up: Option<Lookup>,
     /// What becomes of the packet.
     pub outcome: Outcome,
 }

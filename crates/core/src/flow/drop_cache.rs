@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use super::Ufid;
 use crate::drop_reason::DropReason;
+use crate::resource::Dependencies;
 use crate::stats::Slot;
 
 /// Why a flow is dropped and what counts it.
@@ -22,7 +23,19 @@ pub(crate) struct BlockedFlow {
     pub(crate) asks_for_state: bool,
     /// The number of the place in the drop log.
     pub(crate) row: u32,
+    /// The mappings that it relies on.
+    pub(crate) depends: Dependencies,
     pub(crate) stamp: u32,
+}
+
+/// What is to be remembered of a blocked flow.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) reason: DropReason,
+    pub(crate) slots: Box<[Slot]>,
+    pub(crate) asks_for_state: bool,
+    pub(crate) row: u32,
+    pub(crate) depends: Dependencies,
 }
 
 /// Blocked flows by hash.
@@ -60,21 +73,15 @@ impl DropCache {
     }
 
     /// Stores an answer; returns its place and stamp.
-    pub(crate) fn insert(
-        &mut self,
-        ufid: &Ufid,
-        hash: u64,
-        generation: u64,
-        reason: DropReason,
-        (slots, asks_for_state, row): (Box<[Slot]>, bool, u32),
-    ) -> (u32, u32) {
+    pub(crate) fn insert(&mut self, ufid: &Ufid, hash: u64, generation: u64, block: Block) -> (u32, u32) {
+        let Block { reason, slots, asks_for_state, row, depends } = block;
         let place = self.place(hash);
         self.stamp = self.stamp.wrapping_add(1);
         let words = ufid.words().into();
         let stamp = self.stamp;
         self.used += usize::from(self.places[place].is_none());
-        self.places[place] =
-            Some(BlockedFlow { words, generation, reason, slots, asks_for_state, row, stamp });
+        let flow = BlockedFlow { words, generation, reason, slots, asks_for_state, row, depends, stamp };
+        self.places[place] = Some(flow);
         (place as u32, self.stamp)
     }
 

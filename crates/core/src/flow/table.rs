@@ -13,6 +13,7 @@ use core::hash::BuildHasher;
 use hashbrown::HashTable;
 
 use super::Ufid;
+use crate::resource::Dependencies;
 use crate::stats::Count;
 use crate::time::{Duration, Instant};
 
@@ -65,6 +66,8 @@ pub(crate) struct UnifiedFlow {
     key: Key,
     hash: u64,
     pub(crate) basis: Basis,
+    /// The mappings that the answer relies on.
+    pub(crate) depends: Dependencies,
     /// State that the answer relies on has changed since: it must be resolved again.
     pub(crate) is_void: bool,
     /// When the flow was last hit.
@@ -169,7 +172,13 @@ impl UnifiedFlowTable {
     }
 
     /// Stores a flow; the caller has made room and knows that the key is absent.
-    pub(crate) fn insert(&mut self, ufid: &Ufid, hash: u64, basis: Basis, now: Instant) -> u32 {
+    pub(crate) fn insert(
+        &mut self,
+        ufid: &Ufid,
+        hash: u64,
+        (basis, depends): (Basis, Dependencies),
+        now: Instant,
+    ) -> u32 {
         let id = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             self.stamps.push(0);
@@ -183,6 +192,7 @@ impl UnifiedFlowTable {
             key: Key::new(ufid.words()),
             hash,
             basis,
+            depends,
             is_void: false,
             last_seen: now,
             count: Count::default(),

@@ -11,10 +11,12 @@ use super::layer_flow::{LayerKey, Tuple};
 use super::resolve::{Entry, Resolution};
 use super::{Port, slab::Slab};
 use crate::drop_reason::DropReason;
+use crate::flow::drop_cache::Block;
 use crate::flow::table::Basis;
 use crate::flow::watch::Watch;
 use crate::flow::{Direction, Ufid};
 use crate::inspect::Lost;
+use crate::resource::{Dependencies, LiveMappings};
 use crate::stats::{Count, Slot};
 use crate::switch::PortId;
 use crate::time::{Duration, Instant};
@@ -108,6 +110,8 @@ pub(crate) struct Committed {
     /// packets are dropped for their time to live.
     pub(crate) is_cachable: bool,
     pub(crate) time_to_live: Duration,
+    /// The mappings that the answer relies on.
+    pub(crate) depends: Dependencies,
 }
 
 impl Port {
@@ -117,11 +121,12 @@ impl Port {
     }
 
     /// Counts a hit of unified flow `id`.
-    pub(crate) fn touch(&mut self, id: u32, count: Count, now: Instant) {
+    pub(crate) fn touch(&mut self, id: u32, count: Count, now: Instant, mappings: &LiveMappings) {
         self.flow_counters.hits += 1;
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.count.add(count);
         flow.last_seen = now;
+        flow.depends.confirm(mappings);
         if let Some(conversation) = flow.basis.conversation {
             self.see(conversation, now);
         }
@@ -168,7 +173,7 @@ impl Port {
     }
 
     /// Carries out the plan of a packet that is forwarded or answered, and counts it.
-    pub(crate) fn commit(&mut self, entry: &Entry, plan: &mut Resolution, count: Count) -> Committed {
+    pub(crate) fn commit(&mut self, entry: &Entry<'_>, plan: &mut Resolution, count: Count) -> Committed {
         let now = entry.now;
         self.end_pairs(&plan.ended);
         for (table, id) in &plan.met {
@@ -226,7 +231,8 @@ impl Port {
             self.counters.add(*slot, count);
         }
         let is_cachable = !is_shared && !plan.forgets_ttl;
-        Committed { count, slots, conversation, is_cachable, time_to_live: plan.time_to_live }
+        let depends = Dependencies::new(&plan.depends, entry.mappings);
+        Committed { count, slots, conversation, is_cachable, time_to_live: plan.time_to_live, depends }
     }
 
     /// Counts a dropped packet and ends what its walk showed to be over: pairs that expired or that policy no
@@ -237,7 +243,7 @@ impl Port {
         &mut self,
         plan: &Resolution,
         reason: DropReason,
-        stale_flow: Option<u32>,
+        (stale_flow, mappings): (Option<u32>, &LiveMappings),
         count: Count,
     ) -> bool {
         let slots = self.slots(plan);
@@ -253,7 +259,7 @@ impl Port {
             let revoked = plan.revoked.iter().map(|(table, id)| (table, id));
             over.extend(moved.chain(revoked).filter_map(|(table, id)| self.owner(*table, *id)));
             if let Some(flow) = stale_flow.and_then(|id| self.flows.get(id))
-                && flow.basis.generation < self.generation
+                && (flow.basis.generation < self.generation || !flow.depends.are_current(mappings))
             {
                 over.extend(flow.basis.conversation);
             }
@@ -279,11 +285,18 @@ impl Port {
     }
 
     /// Remembers that the flow of `ufid` is blocked.
-    pub(crate) fn cache_drop(&mut self, ufid: &Ufid, hash: u64, reason: DropReason, plan: &Resolution) {
+    pub(crate) fn cache_drop(
+        &mut self,
+        (ufid, hash): (&Ufid, u64),
+        reason: DropReason,
+        plan: &Resolution,
+        mappings: &LiveMappings,
+    ) {
         let slots = self.slots(plan);
         let row = self.drop_log.row(reason, ufid.direction(), plan.dropped_by.as_ref(), plan.now);
-        let answer = (slots, plan.asks_for_state, row);
-        let (place, stamp) = self.drop_cache.insert(ufid, hash, self.generation, reason, answer);
+        let depends = Dependencies::new(&plan.depends, mappings);
+        let block = Block { reason, slots, asks_for_state: plan.asks_for_state, row, depends };
+        let (place, stamp) = self.drop_cache.insert(ufid, hash, self.generation, block);
         self.watch(&plan.missed, Watch::Drop(place, stamp));
     }
 
@@ -308,7 +321,7 @@ impl Port {
         missed: &[u64],
         now: Instant,
     ) {
-        let Committed { count, slots, conversation, is_cachable, time_to_live } = committed;
+        let Committed { count, slots, conversation, is_cachable, time_to_live, depends } = committed;
         let is_crowded = conversation.and_then(|id| self.conversations.get(id)).is_some_and(|owner| {
             let is_member = caching.stale.is_some_and(|id| owner.flows.contains(&id));
             owner.flows.len() >= MAX_CONVERSATION_FLOWS && !is_member
@@ -323,7 +336,7 @@ impl Port {
         let basis = Basis { answer, conversation, generation: self.generation, time_to_live };
         let id = match caching.stale.filter(|id| self.flows.get(*id).is_some()) {
             Some(id) => {
-                self.renew(id, basis, now);
+                self.renew(id, (basis, depends), now);
                 id
             }
             None => {
@@ -334,7 +347,7 @@ impl Port {
                     self.full.note(now);
                     self.remove_flow(victim);
                 }
-                self.flows.insert(caching.ufid, caching.hash, basis, now)
+                self.flows.insert(caching.ufid, caching.hash, (basis, depends), now)
             }
         };
         self.flows.note_counted(id, count);
@@ -347,7 +360,7 @@ impl Port {
     }
 
     /// Gives a unified flow that was resolved again its new answer.
-    fn renew(&mut self, id: u32, basis: Basis, now: Instant) {
+    fn renew(&mut self, id: u32, (basis, depends): (Basis, Dependencies), now: Instant) {
         self.flow_counters.reconciled += 1;
         self.fold(id);
         self.leave_conversation(id);
@@ -355,6 +368,7 @@ impl Port {
         self.flows.restamp(id);
         let Some(flow) = self.flows.get_mut(id) else { return };
         let old = core::mem::replace(&mut flow.basis, basis);
+        flow.depends = depends;
         flow.is_void = false;
         flow.last_seen = now;
         self.answers.release(old.answer);
@@ -493,7 +507,7 @@ fn conversation_flows(conversations: &mut super::Conversations, id: u32, flows: 
 
 /// The tuple of the conversation's outbound packets on the guest's side: of an outbound packet as it entered, of
 /// an inbound one as it is delivered, reversed.
-fn conversation_key(entry: &Entry, plan: &Resolution) -> Option<Tuple> {
+fn conversation_key(entry: &Entry<'_>, plan: &Resolution) -> Option<Tuple> {
     match entry.direction {
         Direction::Outbound => Tuple::of(&entry.headers),
         Direction::Inbound => Tuple::of(&plan.headers).map(Tuple::reversed),

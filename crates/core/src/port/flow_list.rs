@@ -19,7 +19,7 @@ use crate::inspect::{
     StepDecision,
 };
 use crate::layer::{CompiledLayer, DefaultAction};
-use crate::resource::mix;
+use crate::resource::{LiveMappings, mix};
 use crate::switch::PortId;
 use crate::time::Instant;
 use crate::transposition::Transposition;
@@ -36,6 +36,7 @@ pub(crate) struct FlowWalk<'a> {
     pub(crate) port: &'a Port,
     pub(crate) filter: &'a FlowFilter,
     pub(crate) now: Instant,
+    pub(crate) mappings: &'a LiveMappings,
     /// What forwarding adds to an outbound packet with these headers.
     pub(crate) forward: &'a dyn Fn(&HeaderStack) -> Option<Transposition>,
     /// What is left of the slice's budget.
@@ -128,7 +129,7 @@ impl<'a> FlowWalk<'a> {
         let (port, filter) = (self.port, self.filter);
         let flow = port.flows.get(place)?;
         let key = ufid_read::read(flow.words())?;
-        let is_stale = !port.is_current(flow, self.now);
+        let is_stale = !port.is_current(flow, self.now, self.mappings);
         let mut packets = flow.count;
         packets.add(port.flows.history(place).folded);
         if packets.packets < filter.min_packets || filter.stale.is_some_and(|wanted| wanted != is_stale) {
@@ -212,6 +213,7 @@ impl<'a> FlowWalk<'a> {
             direction: key.direction,
             ingress: key.ingress,
             now: self.now,
+            mappings: self.mappings,
             first_layer: 0,
             end_layer: program.layers.len(),
         };
@@ -268,7 +270,7 @@ impl<'a> FlowWalk<'a> {
             created: history.created,
             last_seen: flow.last_seen,
             generation: flow.basis.generation,
-            is_stale: !port.is_current(flow, self.now),
+            is_stale: !port.is_current(flow, self.now, self.mappings),
         }
     }
 

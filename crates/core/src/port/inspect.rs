@@ -8,6 +8,7 @@ use super::layer_flow::{LayerPair, Tuple};
 use crate::flow::Direction;
 use crate::inspect::{ClassifierInfo, Full, LimitUse, MAX_DROP_PLACES};
 use crate::layer::{MAX_LAYERS, MAX_METADATA_KEYS, Name};
+use crate::resource::{LiveMappings, MAX_MAPPINGS};
 use crate::time::{Duration, Instant};
 
 /// One layer's state of one conversation.
@@ -75,7 +76,7 @@ impl Port {
     }
 
     /// Every table of the port, its limit and what is used of it.
-    pub(crate) fn limits(&self) -> Vec<LimitUse> {
+    pub(crate) fn limits(&self, live: &LiveMappings) -> Vec<LimitUse> {
         let none = Full::default();
         let mut limits = alloc::vec![
             LimitUse::new("unified-flows", self.flows.len(), Some(self.flows.limit()), self.full),
@@ -98,7 +99,9 @@ impl Port {
         }
         let resources = &program.resources;
         for mapping in &resources.mappings {
-            limits.push(LimitUse::new(format!("mapping {}", mapping.name), mapping.len(), None, none));
+            let used = live.get(&mapping.name).map_or(0, |table| table.len());
+            let name = format!("mapping {}", mapping.name);
+            limits.push(LimitUse::new(name, used, Some(MAX_MAPPINGS), none));
         }
         for set in &resources.target_sets {
             limits.push(LimitUse::new(format!("targets {}", set.name), set.targets().len(), None, none));

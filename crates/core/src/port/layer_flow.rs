@@ -19,7 +19,7 @@ use crate::action::Action;
 use crate::flow::{Direction, HeaderStack, L3, L4};
 use crate::inspect::Full;
 use crate::layer::{ContextDirection, Name};
-use crate::resource::MeterId;
+use crate::resource::{Dependency, MeterId};
 use crate::stats::Slot;
 use crate::time::{Duration, Instant};
 use crate::transposition::Transposition;
@@ -99,6 +99,8 @@ pub(crate) struct PairRule {
     pub(crate) contexts: ContextDirection,
     pub(crate) meter: Option<MeterId>,
     pub(crate) metadata: Vec<(u8, u32)>,
+    /// The mapping that the rule's action read.
+    pub(crate) depends: Option<Dependency>,
     pub(crate) group: Name,
     pub(crate) rule: Name,
 }

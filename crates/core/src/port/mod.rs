@@ -36,6 +36,7 @@ use crate::flow::watch::Watches;
 use crate::flow::{Direction, FieldSet, Ufid};
 use crate::inspect::{DropLog, DropPlace, Full, Lost};
 use crate::layer::{MAX_METADATA_KEYS, Program};
+use crate::resource::LiveMappings;
 use crate::stats::{Count, CounterTable, DropCounters, FlowCounters};
 use crate::switch::PortConfig;
 use crate::time::Instant;
@@ -70,6 +71,8 @@ pub(crate) struct Port {
     hasher: crate::hash::TableHasher,
     /// `None` until the first policy is published: the port is not ready and drops everything.
     pub(crate) program: Option<Arc<Program>>,
+    /// The numbers of the live mapping tables that the program names.
+    pub(crate) mappings: Vec<u32>,
     /// Rises with every change that may alter a resolution. 0 is before any.
     pub(crate) generation: u64,
     /// Layer flow tables by number; a removed layer leaves a hole.
@@ -112,6 +115,7 @@ impl Port {
             seed,
             hasher,
             program: None,
+            mappings: Vec::new(),
             generation: 0,
             layer_tables: Vec::new(),
             tables: Vec::new(),
@@ -138,22 +142,28 @@ impl Port {
     }
 
     /// What the caches say about the packet with key `ufid` at `now`.
-    pub(crate) fn lookup(&self, ufid: &Ufid, hash: u64, now: Instant) -> Lookup {
+    pub(crate) fn lookup(&self, ufid: &Ufid, hash: u64, now: Instant, mappings: &LiveMappings) -> Lookup {
         let Some(id) = self.flows.find(ufid, hash) else {
             return match self.drop_cache.find(ufid, hash, self.generation) {
-                Some(blocked) if !blocked.asks_for_state || !self.has_full_table() => Lookup::Blocked,
+                Some(blocked)
+                    if blocked.depends.are_current(mappings)
+                        && (!blocked.asks_for_state || !self.has_full_table()) =>
+                {
+                    Lookup::Blocked
+                }
                 _ => Lookup::Miss(None),
             };
         };
-        let is_current = self.flows.get(id).is_some_and(|flow| self.is_current(flow, now));
+        let is_current = self.flows.get(id).is_some_and(|flow| self.is_current(flow, now, mappings));
         if is_current { Lookup::Hit(id) } else { Lookup::Miss(Some(id)) }
     }
 
     /// True when the answer of `flow` may be used at `now` without asking the layers again.
     #[inline(always)]
-    fn is_current(&self, flow: &UnifiedFlow, now: Instant) -> bool {
+    fn is_current(&self, flow: &UnifiedFlow, now: Instant, mappings: &LiveMappings) -> bool {
         !flow.is_void
             && flow.basis.generation == self.generation
+            && flow.depends.are_current(mappings)
             && flow.basis.conversation.is_none_or(|conversation| {
                 let seen = self.conversations.get(conversation).map(|conversation| conversation.last_seen);
                 seen.is_some_and(|seen| now - seen <= flow.basis.time_to_live)

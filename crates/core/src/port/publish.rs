@@ -3,6 +3,7 @@
 //! Counters follow rule, group and meter names; layer flows follow layer names. Everything is prepared before
 //! anything changes, so a refused policy leaves the port as it was.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -15,19 +16,35 @@ use super::layer_flow::LayerFlowTable;
 use crate::flow::Direction;
 use crate::inspect::Full;
 use crate::layer::{ClassifierCache, CompiledGroup, Group, Name, Policy, Program};
+use crate::resource::{LiveMappings, MAX_MAPPINGS, MappingChange};
 use crate::stats::Count;
 
 impl Port {
-    /// Replaces the policy. The error says what is wrong and where.
-    pub(crate) fn publish(&mut self, policy: Policy, cache: &mut ClassifierCache) -> Result<u64, String> {
+    /// Replaces the policy, and changes of the live mapping tables what changed in their declaration. The error says
+    /// what is wrong and where.
+    pub(crate) fn publish(
+        &mut self,
+        policy: Policy,
+        cache: &mut ClassifierCache,
+        live: &mut LiveMappings,
+    ) -> Result<Vec<(u32, MappingChange)>, String> {
         let program = Arc::new(Program::compile(policy, cache)?);
+        let declared = &program.resources.mappings;
+        if let Some(table) = live.without_room(declared) {
+            let name = &table.name;
+            return Err(format!(
+                "mapping table {name}: with what was pushed live it would have more than {MAX_MAPPINGS} entries"
+            ));
+        }
+        let (numbers, changes) = live.bind(declared);
+        live.unbind(&core::mem::replace(&mut self.mappings, numbers));
         self.fold_all();
         self.carry_rule_counts(&program);
         self.carry_meters(&program);
         self.carry_layer_tables(&program);
         self.program = Some(program);
         self.raise_generation();
-        Ok(self.generation)
+        Ok(changes)
     }
 
     fn carry_rule_counts(&mut self, new: &Program) {

@@ -19,19 +19,21 @@ use crate::drop_reason::DropReason;
 use crate::flow::{Direction, Field, Fragment, HeaderStack, Value};
 use crate::inspect::DropPlace;
 use crate::layer::{CompiledLayer, ContextDirection, DefaultAction, Name, Program, ReverseTunnel, Rule};
-use crate::resource::{MeterCounts, MeterId};
+use crate::resource::{Dependency, LiveMappings, Lookup, Mappings, MeterCounts, MeterId};
 use crate::stats::Slot;
 use crate::time::{Duration, Instant};
 use crate::transposition::{TransposeError, Transposition};
 
 /// A packet at the beginning of a walk.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<'a> {
     pub(crate) headers: HeaderStack,
     pub(crate) direction: Direction,
     /// The port or uplink by which it entered the switch.
     pub(crate) ingress: u32,
     pub(crate) now: Instant,
+    /// The mapping tables as they are now.
+    pub(crate) mappings: &'a LiveMappings,
     /// The layers to walk, as indexes from the guest outward: `first..end`.
     pub(crate) first_layer: usize,
     pub(crate) end_layer: usize,
@@ -53,6 +55,8 @@ pub(crate) struct Resolution {
     pub(crate) slots: Vec<Slot>,
     /// Meters passed, with the key of the cell and whether blocked packets count.
     pub(crate) meters: Vec<(MeterId, Box<[Option<Value>]>)>,
+    /// Mappings that the walk read.
+    pub(crate) depends: Vec<Dependency>,
     /// Layer flows that answered: table, pair.
     pub(crate) met: Vec<(u32, u32)>,
     /// Pairs that an update left valid under another rule: table, pair, what they now have from it.
@@ -144,7 +148,7 @@ impl Port {
     pub(crate) fn resolve(
         &self,
         program: &Program,
-        entry: &Entry,
+        entry: &Entry<'_>,
         observer: &mut dyn Observer,
     ) -> Resolution {
         self.resolve_after(program, entry, &[], observer)
@@ -155,7 +159,7 @@ impl Port {
     pub(crate) fn resolve_after(
         &self,
         program: &Program,
-        entry: &Entry,
+        entry: &Entry<'_>,
         pending: &[(u32, LayerPair)],
         observer: &mut dyn Observer,
     ) -> Resolution {
@@ -173,6 +177,7 @@ impl Port {
                 headers: entry.headers,
                 slots: Vec::new(),
                 meters: Vec::new(),
+                depends: Vec::new(),
                 met: Vec::new(),
                 moved: Vec::new(),
                 ended: Vec::new(),
@@ -201,7 +206,7 @@ impl Port {
 struct Walk<'a> {
     port: &'a Port,
     program: &'a Program,
-    entry: &'a Entry,
+    entry: &'a Entry<'a>,
     /// Pairs that are to be seen as if they existed.
     pending: &'a [(u32, LayerPair)],
     metadata: Metadata,
@@ -260,7 +265,8 @@ impl<'a> Walk<'a> {
             self.plan.ended.push((table, id));
             return None;
         }
-        let renewed = if pair.generation == self.port.generation {
+        let reads_the_same = pair.rule.depends.is_none_or(|entry| self.entry.mappings.is_current(&entry));
+        let renewed = if pair.generation == self.port.generation && reads_the_same {
             None
         } else {
             match self.recheck(layer, pair) {
@@ -299,8 +305,10 @@ impl<'a> Walk<'a> {
             transposition: pair.transposition(side).clone(),
             meter: rule.meter.filter(|_| carries_contexts),
             metadata: if side == Side::Forward { rule.metadata.clone() } else { Vec::new() },
+            looked_up: None,
             outcome: Outcome::Continue,
         };
+        self.plan.depends.extend(rule.depends);
         self.plan.time_to_live = self.plan.time_to_live.min(rule.time_to_live);
         LayerAnswer { slot: rule.slot, effect, who }
     }
@@ -329,6 +337,7 @@ impl<'a> Walk<'a> {
             contexts: state.contexts,
             meter: effect.meter,
             metadata: effect.metadata,
+            depends: self.dependency(effect.looked_up.as_ref()),
             group: layer.side(direction).groups[selected.group].name.clone(),
             rule: selected.rule.name.clone(),
         })
@@ -363,6 +372,8 @@ impl<'a> Walk<'a> {
             return Err((DropReason::FragmentWithoutPorts, None, who));
         }
         let effect = selected.rule.action.process(&self.input(&headers, direction));
+        let depends = self.dependency(effect.looked_up.as_ref());
+        self.plan.depends.extend(depends);
         if let (Some(state), Some(key), Outcome::Continue) = (selected.rule.state, key, effect.outcome) {
             let rule = PairRule {
                 slot,
@@ -371,6 +382,7 @@ impl<'a> Walk<'a> {
                 contexts: state.contexts,
                 meter: effect.meter,
                 metadata: effect.metadata.clone(),
+                depends,
                 group: group.clone(),
                 rule: selected.rule.name.clone(),
             };
@@ -491,7 +503,14 @@ impl<'a> Walk<'a> {
     }
 
     fn input<'b>(&'b self, headers: &'b HeaderStack, direction: Direction) -> ActionInput<'b> {
-        ActionInput { headers, direction, resources: &self.program.resources, seed: self.port.seed }
+        let mappings = Mappings::new(self.entry.mappings, &self.port.mappings);
+        let (resources, seed) = (&*self.program.resources, self.port.seed);
+        ActionInput { headers, direction, resources, mappings, seed }
+    }
+
+    /// What an answer that made this lookup relies on.
+    fn dependency(&self, lookup: Option<&Lookup>) -> Option<Dependency> {
+        self.entry.mappings.dependency(&self.port.mappings, lookup?)
     }
 }
 

@@ -1,5 +1,7 @@
-//! Mapping tables: customer address to physical address, with MAC and tenant id (VL2's directory, §6).
+//! Mapping tables: customer address to physical address, with MAC and tenant id (VL2's directory, §6): as declared,
+//! and what can be changed of the live ones.
 
+use core::fmt;
 use core::net::IpAddr;
 
 use hashbrown::HashMap;
@@ -7,6 +9,8 @@ use hashbrown::HashMap;
 use crate::address::MacAddr;
 use crate::layer::Name;
 
+/// The most entries of one live table.
+pub const MAX_MAPPINGS: usize = 1 << 20;
 /// What is looked up: an address, within one tenant when the table spans several.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MappingKey {
@@ -27,7 +31,7 @@ pub struct Mapping {
     pub tenant: Option<u32>,
 }
 
-/// A table of mappings; a key that is absent is a miss.
+/// A table of mappings as policy declares it; a key that is absent is a miss.
 #[derive(Clone, Debug)]
 pub struct MappingTable {
     /// Unique on the port.
@@ -61,3 +65,71 @@ impl MappingTable {
         self.entries.iter()
     }
 }
+
+/// One change of a live table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MappingChange {
+    /// The key maps to this from now on.
+    Put(MappingKey, Mapping),
+    /// The key is not mapped any more.
+    Remove(MappingKey),
+}
+
+impl MappingChange {
+    /// What is changed.
+    pub const fn key(&self) -> &MappingKey {
+        match self {
+            MappingChange::Put(key, _) | MappingChange::Remove(key) => key,
+        }
+    }
+}
+
+/// What a batch of changes did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MappingUpdate {
+    /// Keys that were not mapped before.
+    pub added: usize,
+    /// Keys that mapped to something else before.
+    pub replaced: usize,
+    /// Keys that are not mapped any more.
+    pub removed: usize,
+    /// Changes that found the table as they wanted it.
+    pub unchanged: usize,
+}
+
+impl MappingUpdate {
+    /// True when nothing changed.
+    pub const fn is_empty(&self) -> bool {
+        self.added + self.replaced + self.removed == 0
+    }
+}
+
+/// Why a mapping table was not changed. Nothing was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MappingError {
+    /// No table has this name; create it, or publish a policy that names it, first.
+    NoSuchTable,
+    /// The table would have more than [`MAX_MAPPINGS`] entries; remove some, or use another table for a part of them.
+    TooMany,
+    /// A port's policy names the table; publish policies without it first.
+    InUse,
+}
+
+impl fmt::Display for MappingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MappingError::NoSuchTable => f.write_str(
+                "there is no mapping table of this name; create it, or publish a policy that names it, first",
+            ),
+            MappingError::TooMany => write!(
+                f,
+                "the mapping table would have more than {MAX_MAPPINGS} entries; remove some, or use another table for a part of them"
+            ),
+            MappingError::InUse => {
+                f.write_str("a port's policy names the mapping table; publish policies without it first")
+            }
+        }
+    }
+}
+
+impl core::error::Error for MappingError {}

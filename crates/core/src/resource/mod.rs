@@ -2,13 +2,19 @@
 //!
 //! A resource is updated without recompiling the rules that read it. Rules hold its id, an index into
 //! [`Resources`]; names are for people. Resources are immutable values here: an update publishes a new
-//! [`Resources`] that shares every table that did not change, and raises the port's generation.
+//! [`Resources`] that shares every table that did not change, and raises the port's generation. Mapping tables are
+//! more: what policy says of them is only what they begin with, and rules read the worker's live ones ([`LiveMapping`]).
 
+mod live;
 mod mapping;
 mod prefix_set;
 mod target_set;
 
-pub use mapping::{Mapping, MappingKey, MappingTable};
+pub(crate) use live::{Dependencies, Dependency, LiveMappings};
+pub use live::{LiveMapping, Lookup, Mappings};
+pub use mapping::{
+    MAX_MAPPINGS, Mapping, MappingChange, MappingError, MappingKey, MappingTable, MappingUpdate,
+};
 pub use prefix_set::PrefixSet;
 pub(crate) use target_set::mix;
 pub use target_set::{Target, TargetSet};
@@ -41,7 +47,7 @@ ids! {
 /// All resources of a port.
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
-    /// Mapping tables, by [`MappingId`].
+    /// Mapping tables, by [`MappingId`], as declared.
     pub mappings: Vec<Arc<MappingTable>>,
     /// Target sets, by [`TargetSetId`].
     pub target_sets: Vec<Arc<TargetSet>>,
@@ -52,12 +58,7 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// The mapping table of `id`. Conversion and [`crate::layer::Program`] guarantee that ids exist.
-    pub fn mapping(&self, id: MappingId) -> &MappingTable {
-        &self.mappings[id.0 as usize]
-    }
-
-    /// The target set of `id`.
+    /// The target set of `id`. Conversion and [`crate::layer::Program`] guarantee that ids exist.
     pub fn target_set(&self, id: TargetSetId) -> &TargetSet {
         &self.target_sets[id.0 as usize]
     }

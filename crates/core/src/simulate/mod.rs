@@ -15,6 +15,7 @@ use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
 use crate::packet::{Packet, Parsed, parse, parse_opaque};
 use crate::port::{Egress, Entry, LayerPair, Lookup, Planned, Port};
+use crate::resource::LiveMappings;
 use crate::switch::{PortId, Switch, header_len, is_too_big, max_frame};
 use crate::time::Instant;
 use crate::transposition::{Edit, Transposition};
@@ -220,7 +221,8 @@ impl Switch {
             Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
             Ok(parsed) => {
                 trace.entered = Some(parsed.stack);
-                trace.cache = cache_state(port, &parsed, direction, ingress, now);
+                let place = (direction, ingress, now);
+                trace.cache = cache_state(port, &parsed, place, self.live_mappings());
                 let range = (0, program.layers.len());
                 self.walk(now, (id, port), (direction, ingress, range), (&parsed, packet), &[], &mut trace);
             }
@@ -239,8 +241,8 @@ impl Switch {
     ) {
         let Some(program) = &port.program else { return };
         let (first_layer, end_layer) = range;
-        let entry =
-            Entry { headers: parsed.stack, direction, ingress: ingress.0, now, first_layer, end_layer };
+        let (headers, mappings) = (parsed.stack, self.live_mappings());
+        let entry = Entry { headers, direction, ingress: ingress.0, now, mappings, first_layer, end_layer };
         let mut recorder = Recorder::default();
         let plan = port.resolve_after(program, &entry, pending, &mut recorder);
         trace.layers = recorder.nodes;
@@ -353,12 +355,11 @@ impl Switch {
 fn cache_state(
     port: &Port,
     parsed: &Parsed,
-    direction: Direction,
-    ingress: PortId,
-    now: Instant,
+    (direction, ingress, now): (Direction, PortId, Instant),
+    mappings: &LiveMappings,
 ) -> CacheState {
     let ufid = Ufid::new(&parsed.stack, direction, port.extras(), ingress.0);
-    match port.lookup(&ufid, port.flows.hash(&ufid), now) {
+    match port.lookup(&ufid, port.flows.hash(&ufid), now, mappings) {
         Lookup::Hit(_) => CacheState::Hit,
         Lookup::Blocked => CacheState::Blocked,
         Lookup::Miss(Some(_)) => CacheState::Stale,

@@ -53,7 +53,7 @@ impl Switch {
     ) -> Option<T> {
         let port = self.port(id)?;
         let forward = |headers: &HeaderStack| Some(self.fabric.forward(id, headers).ok()?.transposition);
-        Some(walk(FlowWalk { port, filter, now, forward: &forward, budget }))
+        Some(walk(FlowWalk { port, filter, now, mappings: &self.mappings, forward: &forward, budget }))
     }
 
     /// What port or uplink `id` dropped, by place, the busiest first; for `None` the packets of ports that do not
@@ -84,7 +84,7 @@ impl Switch {
     /// The tables of port `id`, or of the switch itself for `None`, with their limits and what is used of them.
     pub fn limits(&self, id: Option<PortId>) -> Option<Vec<LimitUse>> {
         match id {
-            Some(id) => Some(self.port(id)?.limits()),
+            Some(id) => Some(self.port(id)?.limits(&self.mappings)),
             None => Some(alloc::vec![
                 LimitUse::new("ports", self.ports.len(), None, Full::default()),
                 LimitUse::new("uplinks", self.fabric.uplink_count(), None, Full::default()),

@@ -2,6 +2,7 @@
 
 mod fabric;
 mod inspect;
+mod mappings;
 mod receive;
 mod underlay;
 
@@ -24,6 +25,7 @@ use crate::flow::Direction;
 use crate::layer::{ClassifierCache, Name, Policy};
 use crate::packet::Packet;
 use crate::port::Port;
+use crate::resource::LiveMappings;
 use crate::stats::{Count, DropCounters, PortCounters};
 use crate::time::{Duration, Instant};
 
@@ -107,6 +109,7 @@ pub struct Switch {
     ports: HashMap<PortId, Box<Port>, rapidhash::fast::RandomState>,
     fabric: Fabric,
     classifiers: ClassifierCache,
+    mappings: LiveMappings,
     /// Packets on their way to the inbound side of a port; empty between calls.
     pending: Vec<Pending>,
 }
@@ -122,6 +125,7 @@ impl Switch {
             ports: HashMap::default(),
             fabric: Fabric::default(),
             classifiers: ClassifierCache::default(),
+            mappings: LiveMappings::new(config.seed),
             pending: Vec::new(),
         }
     }
@@ -137,7 +141,11 @@ impl Switch {
 
     /// Removes a port or uplink with everything it holds. False when there was none.
     pub fn remove_port(&mut self, id: PortId) -> bool {
-        let existed = self.ports.remove(&id).is_some() | self.fabric.remove(id);
+        let port = self.ports.remove(&id);
+        if let Some(port) = &port {
+            self.mappings.unbind(&port.mappings);
+        }
+        let existed = port.is_some() | self.fabric.remove(id);
         self.raise_generations();
         existed
     }
@@ -179,7 +187,8 @@ impl Switch {
     /// Replaces the policy of a port, all or nothing. Conversations that the new policy still allows go on.
     pub fn publish(&mut self, id: PortId, policy: Policy) -> Result<Generation, PublishError> {
         let port = self.ports.get_mut(&id).ok_or(PublishError::NoSuchPort)?;
-        port.publish(policy, &mut self.classifiers).map(Generation).map_err(PublishError::Invalid)
+        port.publish(policy, &mut self.classifiers, &mut self.mappings).map_err(PublishError::Invalid)?;
+        Ok(Generation(port.generation))
     }
 
     /// Runs timers: frees what has expired, a bounded slice per call. To be called about once a second, more
@@ -228,6 +237,10 @@ impl Switch {
 
     pub(crate) fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(&id).map(|port| &**port)
+    }
+
+    pub(crate) fn live_mappings(&self) -> &LiveMappings {
+        &self.mappings
     }
 
     pub(crate) fn fabric(&self) -> &Fabric {

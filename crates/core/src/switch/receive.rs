@@ -11,7 +11,7 @@ use crate::inspect::Lost;
 use crate::layer::MalformedPolicy;
 use crate::packet::{Batch, Offload, Packet, Parsed, parse, parse_opaque};
 use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Resolution};
-use crate::resource::MeterCounts;
+use crate::resource::{LiveMappings, MeterCounts};
 use crate::stats::Count;
 use crate::time::Instant;
 use crate::transposition::Edit;
@@ -60,6 +60,7 @@ impl Reading {
 /// One packet's crossing of one side of a port.
 struct Crossing<'a> {
     fabric: &'a Fabric,
+    mappings: &'a LiveMappings,
     now: Instant,
     id: PortId,
     direction: Direction,
@@ -95,8 +96,14 @@ impl Switch {
         let Some(port) = self.ports.get_mut(&from) else {
             return self.lose_ownerless(now, Direction::Outbound, packet, output);
         };
-        let crossing =
-            Crossing { fabric: &self.fabric, now, id: from, direction: Direction::Outbound, ingress: from };
+        let crossing = Crossing {
+            fabric: &self.fabric,
+            mappings: &self.mappings,
+            now,
+            id: from,
+            direction: Direction::Outbound,
+            ingress: from,
+        };
         let reading = Reading::of(&packet, scratch);
         match crossing.cross(port, &mut packet, reading, scratch, output) {
             Fate::Drop => output.free.push(packet),
@@ -153,7 +160,14 @@ impl Switch {
         let Some(port) = self.ports.get_mut(&to) else {
             return self.lose_ownerless(now, Direction::Inbound, packet, output);
         };
-        let crossing = Crossing { fabric: &self.fabric, now, id: to, direction: Direction::Inbound, ingress };
+        let crossing = Crossing {
+            fabric: &self.fabric,
+            mappings: &self.mappings,
+            now,
+            id: to,
+            direction: Direction::Inbound,
+            ingress,
+        };
         if !packet.take_turn() {
             let parsed = reading.0.is_ok().then_some(&scratch.parsed);
             crossing.lose(port, DropReason::TooManyTurns, &packet, parsed);
@@ -219,7 +233,7 @@ impl Crossing<'_> {
         }
         ufid.set(&parsed.stack, self.direction, extras, self.ingress.0);
         let hash = port.flows.hash(ufid);
-        match port.lookup(ufid, hash, self.now) {
+        match port.lookup(ufid, hash, self.now, self.mappings) {
             Lookup::Hit(id) => self.hit(port, id, packet, parsed),
             Lookup::Blocked if has_fate_of_its_flow(&parsed.stack) => {
                 port.lose_blocked(ufid, hash, &lost(self.now, packet, Some(parsed)));
@@ -247,7 +261,7 @@ impl Crossing<'_> {
             return self.refuse_hit(port, parsed, (entered, offered), DropReason::TooBig);
         }
         let count = self.count(port, entered, parsed, packet);
-        port.touch(id, count, self.now);
+        port.touch(id, count, self.now, self.mappings);
         Fate::Forward(egress)
     }
 
@@ -276,12 +290,13 @@ impl Crossing<'_> {
         }
     }
 
-    fn entry(&self, parsed: &Parsed, end_layer: usize) -> Entry {
+    fn entry(&self, parsed: &Parsed, end_layer: usize) -> Entry<'_> {
         Entry {
             headers: parsed.stack,
             direction: self.direction,
             ingress: self.ingress.0,
             now: self.now,
+            mappings: self.mappings,
             first_layer: 0,
             end_layer,
         }
@@ -319,7 +334,7 @@ impl Crossing<'_> {
                     && !plan.forgets_ttl
                     && has_fate_of_its_flow(&parsed.stack);
                 if let Some(Caching { ufid, hash, .. }) = caching.filter(|_| is_cachable) {
-                    port.cache_drop(ufid, hash, reason, &plan);
+                    port.cache_drop((ufid, hash), reason, &plan, self.mappings);
                 }
                 Fate::Drop
             }
@@ -371,7 +386,7 @@ impl Crossing<'_> {
         lost: &Lost<'_>,
     ) -> bool {
         port.lose(reason, self.direction, plan.dropped_by.as_ref(), lost);
-        port.commit_drop(plan, reason, stale, lost.count)
+        port.commit_drop(plan, reason, (stale, self.mappings), lost.count)
     }
 
     /// Drops a packet that no layer was asked about.
@@ -411,7 +426,7 @@ impl Crossing<'_> {
         port: &mut Port,
         packet: &mut Packet,
         parsed: &Parsed,
-        (entry, mut plan): (&Entry, Resolution),
+        (entry, mut plan): (&Entry<'_>, Resolution),
         (reply, layer): (Reply, usize),
         output: &mut Output,
     ) -> Fate {
@@ -439,6 +454,7 @@ impl Crossing<'_> {
             direction: back,
             ingress: self.id.0,
             now: self.now,
+            mappings: self.mappings,
             first_layer,
             end_layer,
         };
@@ -450,7 +466,7 @@ impl Crossing<'_> {
         port: &mut Port,
         packet: &mut Packet,
         parsed: &Parsed,
-        entry: &Entry,
+        entry: &Entry<'_>,
         output: &mut Output,
     ) -> Fate {
         let Some(program) = port.program.clone() else {

@@ -6,11 +6,12 @@ use lamina_core::action::{Action, Affinity, MacSource, NatTo, Reply, Respond, Tu
 use lamina_core::address::{MacAddr, VlanTags};
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{IpPair, Level};
-use lamina_core::resource::{MappingKey, MeterId, Resources, Target};
+use lamina_core::resource::{Mapping, MappingId, MappingKey, MeterId, Resources, Target};
 use lamina_core::transposition::{
     HeaderOp, Modify, ModifyL2, ModifyL3, ModifyL4, OUTER_TTL, Push, PushEncap, PushIp, PushL2,
 };
 
+use super::mapping::{Reading, Tables};
 use super::transpose::{self, canonical};
 use crate::wire::{Frame, Header};
 
@@ -21,6 +22,21 @@ pub(super) struct Effect {
     pub(super) meter: Option<MeterId>,
     pub(super) metadata: Vec<(u8, u32)>,
     pub(super) reply: Option<Reply>,
+    /// The mapping that it read.
+    pub(super) reading: Option<Reading>,
+}
+
+/// The tables that actions read.
+#[derive(Clone, Copy)]
+pub(super) struct Sources<'a> {
+    pub(super) resources: &'a Resources,
+    pub(super) tables: &'a Tables,
+}
+
+impl Sources<'_> {
+    fn mapping(&self, id: MappingId, key: MappingKey) -> (Option<Mapping>, Reading) {
+        self.tables.read(&self.resources.mappings[id.0 as usize], key)
+    }
 }
 
 impl Effect {
@@ -35,9 +51,10 @@ const MISFIT: DropReason = DropReason::CannotTranspose;
 pub(super) fn act(
     action: &Action,
     frame: &Frame,
-    resources: &Resources,
+    sources: Sources<'_>,
     seed: u64,
 ) -> Result<Effect, DropReason> {
+    let resources = sources.resources;
     match action {
         Action::Allow(_) => Ok(Effect::default()),
         Action::Block(_) => Err(DropReason::Blocked),
@@ -61,12 +78,14 @@ pub(super) fn act(
         Action::MapEncap(encap) => {
             let (_, dst) = frame.innermost().l3.and_then(Header::addresses).ok_or(MISFIT)?;
             let key = MappingKey { tenant: encap.key_tenant, address: dst };
-            let mapping = resources.mappings[encap.mapping.0 as usize].lookup(&key);
+            let (mapping, reading) = sources.mapping(encap.mapping, key);
             let mapping = mapping.ok_or(DropReason::MappingMiss)?;
             let remote = mapping.remote.ok_or(DropReason::MappingMiss)?;
             let rewrites = encap.rewrite_mac && encap.tunnel.kind.carries_ethernet();
             let mac = if rewrites { Some(mapping.mac) } else { None };
-            into_tunnel(&encap.tunnel, frame, remote, mapping.tenant.unwrap_or(encap.tenant), mac)
+            let tenant = mapping.tenant.unwrap_or(encap.tenant);
+            let effect = into_tunnel(&encap.tunnel, frame, remote, tenant, mac)?;
+            Ok(Effect { reading: Some(reading), ..effect })
         }
         Action::Decap(decap) => {
             let groups = frame.groups();
@@ -95,8 +114,8 @@ pub(super) fn act(
             Ok(Effect { metadata: mark.metadata.clone(), ..Effect::ops(ops) })
         }
         Action::Respond(respond) => {
-            let reply = answer(respond, frame, resources)?;
-            Ok(Effect { reply: Some(reply), ..Effect::default() })
+            let (reply, reading) = answer(respond, frame, sources)?;
+            Ok(Effect { reply: Some(reply), reading, ..Effect::default() })
         }
     }
 }
@@ -105,16 +124,16 @@ pub(super) fn act(
 pub(super) fn admits(
     action: &Action,
     frame: &Frame,
-    resources: &Resources,
+    sources: Sources<'_>,
     seed: u64,
     binding: &[HeaderOp],
 ) -> bool {
     match action {
         Action::LoadBalance(balance) => {
-            let targets = resources.target_sets[balance.targets.0 as usize].targets();
+            let targets = sources.resources.target_sets[balance.targets.0 as usize].targets();
             targets.iter().any(|target| to_target(frame, target).is_ok_and(|ops| canonical(ops) == binding))
         }
-        _ => act(action, frame, resources, seed)
+        _ => act(action, frame, sources, seed)
             .is_ok_and(|effect| effect.reply.is_none() && effect.ops == binding),
     }
 }
@@ -195,28 +214,34 @@ fn into_tunnel(
     }
 }
 
-fn answer(respond: &Respond, frame: &Frame, resources: &Resources) -> Result<Reply, DropReason> {
+fn answer(
+    respond: &Respond,
+    frame: &Frame,
+    sources: Sources<'_>,
+) -> Result<(Reply, Option<Reading>), DropReason> {
     let mac_of = |source: &MacSource, address: IpAddr| match *source {
-        MacSource::Fixed(mac) => Ok(mac),
+        MacSource::Fixed(mac) => Ok((mac, None)),
         MacSource::Mapping { mapping, key_tenant } => {
             let key = MappingKey { tenant: key_tenant, address };
-            let found = resources.mappings[mapping.0 as usize].lookup(&key);
-            found.map(|mapping| mapping.mac).ok_or(DropReason::MappingMiss)
+            let (found, reading) = sources.mapping(mapping, key);
+            found.map(|mapping| (mapping.mac, Some(reading))).ok_or(DropReason::MappingMiss)
         }
     };
     let inner = frame.innermost();
     match (respond, inner.l3, inner.l4) {
         (Respond::Arp(source), Some(Header::Arp(arp)), _) if arp.operation == 1 => {
-            Ok(Reply::Arp(mac_of(source, arp.target_ip.into())?))
+            let (mac, reading) = mac_of(source, arp.target_ip.into())?;
+            Ok((Reply::Arp(mac), reading))
         }
         (Respond::NeighborDiscovery(source), _, Some(Header::Icmp(icmp)))
             if icmp.is_v6 && icmp.kind == 135 =>
         {
             let target = inner.nd_target.ok_or(DropReason::CannotRespond)?;
-            Ok(Reply::NeighborAdvertisement(mac_of(source, target.into())?))
+            let (mac, reading) = mac_of(source, target.into())?;
+            Ok((Reply::NeighborAdvertisement(mac), reading))
         }
         (Respond::Echo, _, Some(Header::Icmp(icmp))) if icmp.kind == if icmp.is_v6 { 128 } else { 8 } => {
-            Ok(Reply::Echo)
+            Ok((Reply::Echo, None))
         }
         _ => Err(DropReason::CannotRespond),
     }

@@ -114,7 +114,7 @@ impl Oracle {
             first: 0,
             end: policy.layers.len(),
         };
-        let plan = port.walk(&policy, &entry);
+        let plan = port.walk(&policy, &self.tables, &entry);
         let result = match plan.outcome {
             Outcome::Drop(reason) => Err(reason),
             Outcome::Forward => self.send(side, &entry, &plan, &moving, true, received),
@@ -139,7 +139,7 @@ impl Oracle {
             Ok(sent) => Some(sent),
             Err(reason) => {
                 let port = self.ports.get_mut(&side.id)?;
-                port.commit_drop(entry, plan, reason, moving.bytes.len());
+                port.commit_drop(entry, plan, reason, (moving.bytes.len(), &self.tables));
                 received.drops.push((side.id, reason));
                 None
             }
@@ -183,7 +183,7 @@ impl Oracle {
         };
         let conversation = port.commit(entry, plan, guest_side);
         if is_flow {
-            port.remember(entry, conversation);
+            port.remember(entry, plan, conversation);
         }
         Ok((way, Moving { bytes, base_length: moving.base_length }))
     }
@@ -225,7 +225,7 @@ impl Oracle {
         let back = Side { direction: side.direction.opposite(), ingress: side.id, ..side };
         let entry =
             Entry { frame: answer, direction: back.direction, ingress: side.id.0, now: side.now, first, end };
-        let plan = port.walk(&policy, &entry);
+        let plan = port.walk(&policy, &self.tables, &entry);
         let moving = Moving { bytes, base_length: moving.base_length };
         let result = match plan.outcome {
             Outcome::Drop(reason) => Err(reason),

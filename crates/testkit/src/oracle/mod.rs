@@ -25,6 +25,8 @@
 //!   entered the port.
 //! - A later fragment is dropped where a layer's direction needs ports: a condition of any rule or group there
 //!   reads them, or any action there rewrites ports or chooses by them, or the selected rule is stateful.
+//! - What a packet's flow relies on of a live mapping table are the entries that its walk read, those that its pairs
+//!   read included. A change of one of them makes a pair, and a remembered flow, of "an older generation".
 //! - An answer (`respond`) leaves by the ordinary forwarding after the layers it crossed. The request counts as a
 //!   packet that went on, and so does the answer.
 //! - A pushed IPv4 header has identification 0, a pushed UDP header no checksum; entropy is left blank
@@ -33,6 +35,7 @@
 mod action;
 mod counters;
 mod forward;
+mod mapping;
 mod port;
 mod read;
 mod reply;
@@ -48,9 +51,11 @@ use std::net::IpAddr;
 
 use lamina_core::drop_reason::DropReason;
 use lamina_core::layer::{Name, Policy};
+use lamina_core::resource::{MappingChange, MappingTable};
 use lamina_core::switch::{PortConfig, PortId, Underlay, UplinkConfig};
 use lamina_core::time::Instant;
 
+use mapping::Tables;
 use port::Port;
 
 /// The slow switch. It has the core switch's operations; what the core refuses (duplicate MACs, policies that do
@@ -62,6 +67,7 @@ pub struct Oracle {
     uplinks: Vec<Uplink>,
     multicast: Vec<PortId>,
     underlay: Underlay,
+    tables: Tables,
 }
 
 #[derive(Clone, Debug)]
@@ -99,7 +105,8 @@ impl Oracle {
     /// A switch without ports; `seed` is that of the core's `SwitchConfig`.
     pub fn new(seed: u64) -> Self {
         let (ports, uplinks) = (BTreeMap::new(), Vec::new());
-        Oracle { seed, ports, uplinks, multicast: Vec::new(), underlay: Underlay::default() }
+        let (multicast, underlay, tables) = (Vec::new(), Underlay::default(), Tables::default());
+        Oracle { seed, ports, uplinks, multicast, underlay, tables }
     }
 
     /// Adds a port, which drops everything until its first policy is published.
@@ -130,7 +137,25 @@ impl Oracle {
 
     /// Replaces the policy of a port and returns its new generation; `None` when there is no such port.
     pub fn publish(&mut self, id: PortId, policy: Policy) -> Option<u64> {
-        self.ports.get_mut(&id).map(|port| port.publish(policy))
+        let port = self.ports.get_mut(&id)?;
+        self.tables.declare(&policy.resources);
+        let generation = port.publish(policy);
+        let ports = &self.ports;
+        self.tables.retain(|name| {
+            let policies = ports.values().filter_map(|port| port.policy.as_ref());
+            policies.flat_map(|policy| &policy.resources.mappings).any(|table| table.name == *name)
+        });
+        Some(generation)
+    }
+
+    /// Changes entries of a mapping table that exists.
+    pub fn update_mapping(&mut self, name: &Name, changes: &[MappingChange]) {
+        changes.iter().for_each(|change| self.tables.change(name, change));
+    }
+
+    /// Gives a mapping table this content, whether it exists or not; it stays.
+    pub fn replace_mapping(&mut self, content: &MappingTable) {
+        self.tables.replace(content);
     }
 
     /// Removes what has expired. It changes nothing that can be seen: expiry does not wait for it.

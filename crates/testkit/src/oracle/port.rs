@@ -14,8 +14,9 @@ use lamina_core::switch::PortConfig;
 use lamina_core::time::{Duration, Instant};
 use lamina_core::transposition::HeaderOp;
 
-use super::action::{self, Effect};
+use super::action::{self, Effect, Sources};
 use super::counters::{Counters, RuleName, Selected};
+use super::mapping::{Reading, Tables};
 use super::read::{self, Metadata, View};
 use super::transpose;
 use super::tuple::{Declared, LayerKey, Tuple, flow_name};
@@ -32,10 +33,18 @@ pub(super) struct Port {
     pub(super) pairs: BTreeMap<u64, Pair>,
     pub(super) conversations: BTreeMap<u64, Conversation>,
     /// By flow: the conversation that it was last forwarded in, and under which generation.
-    remembered: BTreeMap<String, (Option<u64>, u64)>,
+    remembered: BTreeMap<String, Remembered>,
     declared: Declared,
     next_id: u64,
     pub(super) counters: Counters,
+}
+
+/// What is remembered of a flow.
+#[derive(Clone, Debug)]
+struct Remembered {
+    conversation: Option<u64>,
+    generation: u64,
+    readings: Vec<Reading>,
 }
 
 /// A pair of layer flows.
@@ -61,6 +70,7 @@ pub(super) struct PairRule {
     contexts: ContextDirection,
     meter: Option<MeterId>,
     metadata: Vec<(u8, u32)>,
+    reading: Option<Reading>,
 }
 
 /// The packet that created a pair, as it stood at the layer.
@@ -96,6 +106,7 @@ pub(super) struct Plan {
     pub(super) frame: Frame,
     selected: Vec<Selected>,
     meters: Vec<(MeterId, Vec<Option<Value>>)>,
+    readings: Vec<Reading>,
     met: Vec<u64>,
     moved: Vec<(u64, PairRule)>,
     revoked: Vec<u64>,
@@ -171,10 +182,11 @@ impl Port {
     }
 
     /// Walks `entry` through its layers under `policy`, which is this port's.
-    pub(super) fn walk(&self, policy: &Policy, entry: &Entry) -> Plan {
+    pub(super) fn walk(&self, policy: &Policy, tables: &Tables, entry: &Entry) -> Plan {
         let mut walk = Walk {
             port: self,
             policy,
+            tables,
             entry,
             metadata: Metadata::new(),
             plan: Plan {
@@ -182,6 +194,7 @@ impl Port {
                 frame: entry.frame.clone(),
                 selected: Vec::new(),
                 meters: Vec::new(),
+                readings: Vec::new(),
                 met: Vec::new(),
                 moved: Vec::new(),
                 revoked: Vec::new(),
@@ -258,9 +271,10 @@ impl Port {
     }
 
     /// Remembers that the flow of `entry` was forwarded in `conversation` under today's policy.
-    pub(super) fn remember(&mut self, entry: &Entry, conversation: Option<u64>) {
+    pub(super) fn remember(&mut self, entry: &Entry, plan: &Plan, conversation: Option<u64>) {
         let name = self.flow_name(entry);
-        self.remembered.insert(name, (conversation, self.generation));
+        let (generation, readings) = (self.generation, plan.readings.clone());
+        self.remembered.insert(name, Remembered { conversation, generation, readings });
     }
 
     fn flow_name(&self, entry: &Entry) -> String {
@@ -269,7 +283,13 @@ impl Port {
 
     /// Records a dropped packet: its reason, its rule, the meters that count offered packets, and what an update
     /// ended.
-    pub(super) fn commit_drop(&mut self, entry: &Entry, plan: &Plan, reason: DropReason, bytes: usize) {
+    pub(super) fn commit_drop(
+        &mut self,
+        entry: &Entry,
+        plan: &Plan,
+        reason: DropReason,
+        (bytes, tables): (usize, &Tables),
+    ) {
         self.counters.dropped(reason);
         let was_refused = plan.outcome != Outcome::Drop(reason);
         if !was_refused {
@@ -283,11 +303,11 @@ impl Port {
             let rechecked = plan.moved.iter().map(|(id, _)| id).chain(&plan.revoked);
             over.extend(rechecked.filter_map(|id| self.pairs.get(id)).map(|pair| pair.conversation));
             let name = self.flow_name(entry);
-            match self.remembered.remove(&name) {
-                Some((Some(conversation), generation)) if generation < self.generation => {
-                    over.push(conversation)
-                }
-                _ => {}
+            if let Some(flow) = self.remembered.remove(&name)
+                && (flow.generation < self.generation
+                    || flow.readings.iter().any(|reading| !tables.is_as_read(reading)))
+            {
+                over.extend(flow.conversation);
             }
         }
         self.end(&plan.revoked);
@@ -326,6 +346,7 @@ type Dropped = (DropReason, Option<Selected>);
 struct Walk<'a> {
     port: &'a Port,
     policy: &'a Policy,
+    tables: &'a Tables,
     entry: &'a Entry,
     metadata: Metadata,
     plan: Plan,
@@ -351,6 +372,7 @@ impl Walk<'_> {
             let key = spec.key.iter().map(|field| view.read(*field)).collect();
             self.plan.meters.push((meter, key));
         }
+        self.plan.readings.extend(effect.reading);
         self.metadata.extend(effect.metadata);
         if effect.reply.is_none() {
             match transpose::apply(&effect.ops, &self.plan.frame) {
@@ -360,6 +382,10 @@ impl Walk<'_> {
         }
         self.plan.selected.push(selected);
         Ok(effect.reply)
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources { resources: &self.policy.resources, tables: self.tables }
     }
 
     fn view(&self) -> View<'_> {
@@ -375,7 +401,8 @@ impl Walk<'_> {
     fn ask_pair(&mut self, layer: &Layer, key: &LayerKey) -> Option<Answer> {
         let (id, pair) = self.port.pair_at(layer, key)?;
         let mut rule = pair.rule.clone();
-        if pair.generation != self.port.generation {
+        let has_changed = rule.reading.as_ref().is_some_and(|reading| !self.tables.is_as_read(reading));
+        if pair.generation != self.port.generation || has_changed {
             match self.recheck(layer, pair) {
                 Some(renewed) => {
                     rule = renewed.clone();
@@ -395,6 +422,7 @@ impl Walk<'_> {
             meter: rule.meter.filter(|_| has_meter),
             metadata: if is_forward { rule.metadata.clone() } else { Vec::new() },
             reply: None,
+            reading: rule.reading.clone(),
         };
         Some(Answer { selected: Selected::Rule(rule.name), effect })
     }
@@ -409,10 +437,11 @@ impl Walk<'_> {
         rule.state?;
         let seed = self.port.seed;
         let is_same_type = rule.action.name() == pair.rule.action;
-        if !is_same_type || !action::admits(&rule.action, frame, resources, seed, &pair.forward) {
+        let sources = self.sources();
+        if !is_same_type || !action::admits(&rule.action, frame, sources, seed, &pair.forward) {
             return None;
         }
-        let effect = action::act(&rule.action, frame, resources, seed).unwrap_or_default();
+        let effect = action::act(&rule.action, frame, sources, seed).unwrap_or_default();
         Some(pair_rule(RuleName::new(layer, direction, group, rule), rule, &effect))
     }
 
@@ -436,7 +465,7 @@ impl Walk<'_> {
         if rule.state.is_some() && self.plan.frame.innermost().fragment() == Fragment::Later {
             return Err((DropReason::FragmentWithoutPorts, None));
         }
-        let effect = action::act(&rule.action, &self.plan.frame, resources, self.port.seed)
+        let effect = action::act(&rule.action, &self.plan.frame, self.sources(), self.port.seed)
             .map_err(|reason| (reason, Some(selected.clone())))?;
         if let (Some(state), Some(key), None) = (rule.state, key, effect.reply) {
             let tunnels = state.reverse_tunnel == ReverseTunnel::Restore;
@@ -497,5 +526,6 @@ fn pair_rule(name: RuleName, rule: &Rule, effect: &Effect) -> PairRule {
         contexts: state.contexts,
         meter: effect.meter,
         metadata: effect.metadata.clone(),
+        reading: effect.reading.clone(),
     }
 }

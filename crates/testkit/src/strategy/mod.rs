@@ -11,6 +11,7 @@ pub mod universe;
 use std::fmt;
 
 use lamina_core::layer::Policy;
+use lamina_core::resource::MappingChange;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -63,6 +64,10 @@ pub enum Step {
         /// How.
         change: Change,
     },
+    /// Entries of the mapping table `blue` change on the running switch.
+    Mappings(Vec<MappingChange>),
+    /// A mapping table gets other content on the running switch.
+    Replace(usize),
     /// The multicast set is named or emptied.
     Multicast(bool),
     /// The underlay changes.
@@ -81,6 +86,8 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => prop_oneof![Just(10u64), Just(700), Just(1_000), Just(1_001), Just(2_500)].prop_map(Step::Advance),
         1 => Just(Step::Sweep),
         4 => (0usize..3, change::changes()).prop_map(|(port, change)| Step::Change { port, change }),
+        4 => vec(universe::mapping_changes(), 1..4).prop_map(Step::Mappings),
+        1 => (0usize..universe::VARIANTS).prop_map(Step::Replace),
         1 => any::<bool>().prop_map(Step::Multicast),
         1 => (0usize..universe::VARIANTS).prop_map(Step::Underlay),
     ]

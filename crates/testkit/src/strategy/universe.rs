@@ -6,9 +6,13 @@ use std::sync::{Arc, LazyLock};
 use lamina_core::address::MacAddr;
 use lamina_core::flow::{Field, HeaderField, Scope};
 use lamina_core::resource::{
-    Mapping, MappingKey, MappingTable, MeterCounts, MeterSpec, PrefixSet, Resources, Target, TargetSet,
+    Mapping, MappingChange, MappingKey, MappingTable, MeterCounts, MeterSpec, PrefixSet, Resources, Target,
+    TargetSet,
 };
 use lamina_core::switch::{PortConfig, PortId, PortLimits, Route, Underlay, UplinkConfig};
+
+use proptest::prelude::*;
+use proptest::sample::select;
 
 use crate::builder::mac;
 
@@ -110,6 +114,24 @@ static RESOURCES: LazyLock<Vec<Arc<Resources>>> =
 /// with a port, IPv6 without), two prefix sets, five meters.
 pub fn resources(variant: usize) -> Arc<Resources> {
     RESOURCES[variant % VARIANTS].clone()
+}
+
+/// Random changes of the mapping table `blue`.
+pub fn mapping_changes() -> impl Strategy<Value = MappingChange> {
+    let keys = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1", "10.0.1.2", "fd00::2", "fd00::3"];
+    let remotes = [Some("172.16.0.1"), Some("172.16.0.2"), Some("172.17.0.2"), Some("fd01::2"), None];
+    let key = select(keys.to_vec()).prop_map(|at| MappingKey { tenant: 0, address: address(at) });
+    let to = (
+        select(remotes.to_vec()),
+        select(std::vec![1u8, 2, 9]),
+        select(std::vec![None, Some(5001), Some(5002)]),
+    );
+    let to =
+        to.prop_map(|(remote, last, tenant)| Mapping { remote: remote.map(address), mac: mac(last), tenant });
+    prop_oneof![
+        2 => (key.clone(), to).prop_map(|(key, mapping)| MappingChange::Put(key, mapping)),
+        1 => key.prop_map(MappingChange::Remove),
+    ]
 }
 
 fn resources_of(variant: usize) -> Resources {
