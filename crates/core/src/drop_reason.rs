@@ -84,7 +84,8 @@ drop_reasons! {
     TooBig = 27, "too-big";
     /// A responder matched a packet that it cannot answer.
     CannotRespond = 28, "cannot-respond";
-    /// The packet was handed from port to port more than four times: policy on them answers or sends back in a loop.
+    /// The packet was handed from port to port, or turned round, more than four times: policy answers or sends back in a
+    /// loop.
     TooManyTurns = 29, "too-many-turns";
     /// The destination port is the port it came from.
     SamePort = 30, "same-port";
@@ -96,6 +97,8 @@ drop_reasons! {
     BadTransportChecksum = 33, "bad-transport-checksum";
     /// The backend could not send the frame as it is (segmentation or checksum impossible).
     TransmitFailed = 34, "transmit-failed";
+    /// A hairpin names a port that this host does not have (any more).
+    NoSuchPort = 35, "no-such-port";
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub enum Action {
     },
     /// Answer the packet.
     Respond(Respond),
+    /// End this walk and start the other direction's, of this port or of the same one.
+    Hairpin(Option<At<Name>>),
 }
 
 /// New source, new destination, or both; at least one is given.
@@ -186,7 +188,7 @@ pub enum MacSource {
     },
 }
 
-const ACTIONS: [&str; 11] = [
+const ACTIONS: [&str; 12] = [
     "allow",
     "block",
     "nat",
@@ -198,6 +200,7 @@ const ACTIONS: [&str; 11] = [
     "meter",
     "mark",
     "respond",
+    "hairpin",
 ];
 
 impl Decoder<'_> {
@@ -209,6 +212,7 @@ impl Decoder<'_> {
                     "allow" => Action::Allow,
                     "block" => Action::Block,
                     "decap" => Action::Decap(None),
+                    "hairpin" => Action::Hairpin(None),
                     other => {
                         self.unknown_action(tree, other);
                         return None;
@@ -241,6 +245,7 @@ impl Decoder<'_> {
                     "meter" => self.name(value).map(Action::Meter),
                     "mark" => self.mark(value),
                     "respond" => self.respond(value),
+                    "hairpin" => self.hairpin(value),
                     other => {
                         self.unknown_action(key, other);
                         None
@@ -377,6 +382,12 @@ impl Decoder<'_> {
             tenant: tenant.map_or(0, |tenant| tenant.value),
             rewrite_mac: rewrite_mac.is_none_or(|value| value.value),
         }))
+    }
+
+    fn hairpin(&mut self, tree: &Tree<'_>) -> Option<Action> {
+        let fields = self.fields(tree, "hairpin", &["port"])?;
+        let port = fields.optional("port").map(|tree| self.name(tree));
+        Some(Action::Hairpin(port.map_or(Some(None), |port| port.map(Some))?))
     }
 
     fn mark(&mut self, tree: &Tree<'_>) -> Option<Action> {

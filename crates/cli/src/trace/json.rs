@@ -126,6 +126,7 @@ fn outcome(trace: &Trace) -> Value {
         TraceOutcome::Ports(ports) => {
             json!({ "kind": "ports", "ports": ports.iter().map(|port| &**port).collect::<Vec<_>>() })
         }
+        TraceOutcome::Turn(port) => json!({ "kind": "turn", "port": &**port }),
         TraceOutcome::Uplink(name) => json!({ "kind": "uplink", "uplink": &**name }),
         TraceOutcome::Reply(Reply::Arp(mac)) => {
             json!({ "kind": "reply", "reply": "arp", "mac": mac.to_string() })

@@ -229,6 +229,7 @@ fn outcome(trace: &Trace) -> String {
                 _ => format!("to {}", names.join(", ")),
             }
         }
+        TraceOutcome::Turn(port) => format!("turns round: the walk from {port} starts"),
         TraceOutcome::Uplink(name) => format!("leaves by {name}"),
         TraceOutcome::Reply(Reply::Arp(mac)) => format!("answered: ARP, at {mac}"),
         TraceOutcome::Reply(Reply::NeighborAdvertisement(mac)) => {

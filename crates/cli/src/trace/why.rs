@@ -79,6 +79,7 @@ pub fn dropped_by(trace: &Trace) -> Option<Place<'_>> {
             | DropReason::CannotTranspose
             | DropReason::CannotRespond
             | DropReason::MeterTableFull
+            | DropReason::NoSuchPort
     );
     let node = trace.layers.last().filter(|_| is_of_layers)?;
     let rule = match &node.decision {

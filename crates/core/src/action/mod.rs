@@ -8,6 +8,7 @@ mod allow;
 mod block;
 mod decap;
 mod encap;
+mod hairpin;
 mod load_balance;
 mod map_encap;
 mod mark;
@@ -20,6 +21,7 @@ pub use allow::Allow;
 pub use block::Block;
 pub use decap::Decap;
 pub use encap::{Encap, Tunnel};
+pub use hairpin::Hairpin;
 pub use load_balance::{Affinity, LoadBalance};
 pub use map_encap::MapEncap;
 pub use mark::Mark;
@@ -34,6 +36,7 @@ use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack};
 use crate::packet::{Packet, parse, reply_arp, reply_echo, reply_neighbor_advertisement};
 use crate::resource::{Lookup, Mappings, MeterId, Resources};
+use crate::switch::PortId;
 use crate::transposition::Transposition;
 
 /// What a rule does with the packets it matches.
@@ -61,6 +64,8 @@ pub enum Action {
     Mark(Mark),
     /// Answer the packet.
     Respond(Respond),
+    /// End this walk and start the other direction's.
+    Hairpin(Hairpin),
 }
 
 /// What an action may read.
@@ -103,6 +108,8 @@ pub enum Outcome {
     Drop(DropReason),
     /// Answered here; the reply goes back through the layers already crossed.
     Reply(Reply),
+    /// It turns round here: the full walk in the other direction starts, of the same port or of this one.
+    Turn(Option<PortId>),
 }
 
 /// What is answered.
@@ -155,6 +162,7 @@ impl Action {
             Action::Meter(action) => action.process(input),
             Action::Mark(action) => action.process(input),
             Action::Respond(action) => action.process(input),
+            Action::Hairpin(action) => action.process(input),
         }
     }
 
@@ -172,6 +180,7 @@ impl Action {
             Action::Meter(_) => "meter",
             Action::Mark(_) => "mark",
             Action::Respond(_) => "respond",
+            Action::Hairpin(_) => "hairpin",
         }
     }
 

@@ -113,8 +113,13 @@ pub enum StepDecision {
 pub enum FlowEgress {
     /// To the port's own NIC.
     Nic,
-    /// To the inbound side of another port.
-    Port(PortId),
+    /// To a side of a port: the inbound one of the port that it is for, or where a hairpin sends it.
+    Port {
+        /// Which port.
+        to: PortId,
+        /// Which side.
+        direction: Direction,
+    },
     /// Out of an uplink.
     Uplink(PortId),
     /// A copy to every port of the multicast set.

@@ -32,8 +32,8 @@ const MAX_CONVERSATION_FLOWS: usize = 64;
 pub(crate) enum Egress {
     /// To this port's own NIC, which takes frames of up to `max_frame` bytes.
     Nic { max_frame: u32 },
-    /// To the inbound side of another port of this switch.
-    Port(PortId),
+    /// To this side of a port of this switch.
+    Port { to: PortId, direction: Direction },
     /// Out of an uplink whose path takes frames of up to `max_frame` bytes.
     Uplink { id: PortId, max_frame: u32 },
     /// A copy to every port of the multicast set.

@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 
 use super::observe::{Decision, Observer};
-use super::resolve::{Entry, Resolution};
+use super::resolve::{Entry, Planned, Resolution};
 use super::{Egress, Port, Side, Tuple};
 use crate::flow::table::UnifiedFlow;
 use crate::flow::ufid_read::{self, KeyReading};
@@ -217,8 +217,12 @@ impl<'a> FlowWalk<'a> {
             first_layer: 0,
             end_layer: program.layers.len(),
         };
-        let Resolution { transposition, headers: after, .. } = self.port.resolve(program, &entry, &mut steps);
+        let plan = self.port.resolve(program, &entry, &mut steps);
+        let Resolution { outcome, transposition, headers: after, .. } = plan;
         let (change, pair_key) = match key.direction {
+            Direction::Outbound if matches!(outcome, Planned::Turn(_)) => {
+                (transposition, Tuple::of(&key.headers))
+            }
             Direction::Outbound => {
                 let way = (self.forward)(&after).unwrap_or(Transposition::IDENTITY);
                 (transposition.then(&way), Tuple::of(&key.headers))
@@ -249,7 +253,7 @@ impl<'a> FlowWalk<'a> {
             conversation.flows.iter().filter(is_partner).map(|other| self.number(*other)).collect()
         });
         let egress = match port.answers.get(flow.basis.answer).map(|answer| answer.egress) {
-            Some(Egress::Port(id)) => FlowEgress::Port(id),
+            Some(Egress::Port { to, direction }) => FlowEgress::Port { to, direction },
             Some(Egress::Uplink { id, .. }) => FlowEgress::Uplink(id),
             Some(Egress::Multicast) => FlowEgress::Multicast,
             Some(Egress::Nic { .. }) | None => FlowEgress::Nic,

@@ -21,6 +21,7 @@ use crate::inspect::DropPlace;
 use crate::layer::{CompiledLayer, ContextDirection, DefaultAction, Name, Program, ReverseTunnel, Rule};
 use crate::resource::{Dependency, LiveMappings, Lookup, Mappings, MeterCounts, MeterId};
 use crate::stats::Slot;
+use crate::switch::PortId;
 use crate::time::{Duration, Instant};
 use crate::transposition::{TransposeError, Transposition};
 
@@ -87,6 +88,8 @@ pub(crate) enum Planned {
     Drop(DropReason),
     /// It is answered in the layer with this index.
     Reply(Reply, usize),
+    /// It starts the walk in the other direction, of the same port or of this one.
+    Turn(Option<PortId>),
 }
 
 /// The packet as one layer sees it.
@@ -469,6 +472,11 @@ impl<'a> Walk<'a> {
             Outcome::Reply(reply) => {
                 self.plan.slots.push(slot);
                 self.plan.outcome = Planned::Reply(reply, index);
+                return ControlFlow::Break(());
+            }
+            Outcome::Turn(to) => {
+                self.plan.slots.push(slot);
+                self.plan.outcome = Planned::Turn(to);
                 return ControlFlow::Break(());
             }
             Outcome::Continue => {}

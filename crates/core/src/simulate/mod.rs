@@ -138,6 +138,8 @@ pub enum TraceOutcome {
     Deliver,
     /// It goes to these ports of the same switch.
     Ports(Vec<Name>),
+    /// It turns round: the walk in the other direction of this port starts.
+    Turn(Name),
     /// It leaves by this uplink.
     Uplink(Name),
     /// It is answered; the reply's way back follows.
@@ -173,7 +175,7 @@ impl Switch {
             next: Vec::new(),
         };
         match parsed.and_then(|parsed| self.fabric().target(from, &parsed.stack)) {
-            Ok(egress) => self.follow(now, from, egress, packet, &mut trace),
+            Ok(egress) => self.follow(now, (from, false), egress, packet, &mut trace),
             Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
         }
         Some(trace)
@@ -270,12 +272,15 @@ impl Switch {
                 let way = (direction.opposite(), range);
                 self.way_back(now, (id, port), way, &packet, &plan.created, trace);
             }
-            Planned::Forward => {
-                let egress = match direction {
-                    Direction::Inbound => {
+            Planned::Forward | Planned::Turn(_) => {
+                let egress = match (plan.outcome, direction) {
+                    (Planned::Turn(to), _) => {
+                        self.fabric().turn(to.unwrap_or(id), direction.opposite()).map_err(Into::into)
+                    }
+                    (_, Direction::Inbound) => {
                         Ok(Egress::Nic { max_frame: max_frame(port.config.mtu, &plan.headers) })
                     }
-                    Direction::Outbound => self.fabric().forward(id, &plan.headers).map(|way| {
+                    (_, Direction::Outbound) => self.fabric().forward(id, &plan.headers).map(|way| {
                         trace.transposition = trace.transposition.then(&way.transposition);
                         way.egress
                     }),
@@ -289,7 +294,10 @@ impl Switch {
                     Ok(egress)
                 });
                 match left {
-                    Ok(egress) => self.follow(now, id, egress, &packet, trace),
+                    Ok(egress) => {
+                        let has_turned = matches!(plan.outcome, Planned::Turn(_));
+                        self.follow(now, (id, has_turned), egress, &packet, trace);
+                    }
                     Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
                 }
             }
@@ -325,8 +333,17 @@ impl Switch {
         trace.next.push(back);
     }
 
-    fn follow(&self, now: Instant, from: PortId, egress: Egress, packet: &Packet, trace: &mut Trace) {
-        let targets: Vec<PortId> = match egress {
+    /// Follows a packet from port or uplink `from`; `has_turned` where a hairpin sent it there.
+    fn follow(
+        &self,
+        now: Instant,
+        (from, has_turned): (PortId, bool),
+        egress: Egress,
+        packet: &Packet,
+        trace: &mut Trace,
+    ) {
+        let name = |id: &PortId| self.port(*id).map(|port| port.config.name.clone());
+        let (side, targets): (Direction, Vec<PortId>) = match egress {
             Egress::Nic { .. } => {
                 trace.outcome = TraceOutcome::Deliver;
                 return;
@@ -336,18 +353,21 @@ impl Switch {
                     TraceOutcome::Uplink(self.fabric().uplink_name(id).unwrap_or_else(|| "uplink".into()));
                 return;
             }
-            Egress::Port(to) => Vec::from([to]),
-            Egress::Multicast => self.fabric().multicast_targets(from).collect(),
+            Egress::Port { to, direction } => (direction, Vec::from([to])),
+            Egress::Multicast => (Direction::Inbound, self.fabric().multicast_targets(from).collect()),
         };
-        let name = |id: &PortId| self.port(*id).map(|port| port.config.name.clone());
-        trace.outcome = TraceOutcome::Ports(targets.iter().filter_map(name).collect());
+        let turned = if has_turned { targets.first().and_then(name) } else { None };
+        trace.outcome = match turned {
+            Some(port) => TraceOutcome::Turn(port),
+            None => TraceOutcome::Ports(targets.iter().filter_map(name).collect()),
+        };
         let mut packet = packet.clone();
         if !packet.take_turn() {
             trace.outcome = TraceOutcome::Drop(DropReason::TooManyTurns);
             return;
         }
         for to in targets {
-            trace.next.extend(self.crossing(now, to, Direction::Inbound, from, &packet));
+            trace.next.extend(self.crossing(now, to, side, from, &packet));
         }
     }
 }

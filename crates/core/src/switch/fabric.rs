@@ -6,7 +6,7 @@ use core::net::IpAddr;
 use hashbrown::HashMap;
 
 use super::underlay::{UnderlayError, UnderlayIndex};
-use super::{AddPortError, PortId, UplinkConfig};
+use super::{AddPortError, PortConfig, PortId, UplinkConfig};
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, L3, L4};
@@ -36,12 +36,19 @@ pub struct UplinkCounters {
     pub drops: DropCounters,
 }
 
+/// To a port's own side of forwarding: what is sent to it.
+fn inbound(to: PortId) -> Egress {
+    Egress::Port { to, direction: Direction::Inbound }
+}
+
 /// The forwarding state of a switch.
 #[derive(Debug, Default)]
 pub(crate) struct Fabric {
     uplinks: Vec<UplinkState>,
     by_mac: HashMap<MacAddr, PortId, rapidhash::fast::RandomState>,
     by_tenant: HashMap<(u32, MacAddr), PortId, rapidhash::fast::RandomState>,
+    /// The largest packet of each port, without Ethernet header; 0 for no limit.
+    mtus: HashMap<PortId, u32, rapidhash::fast::RandomState>,
     pub(super) multicast: Vec<PortId>,
     pub(super) underlay: UnderlayIndex,
     /// Drops of packets that belong to no port or uplink.
@@ -82,6 +89,12 @@ impl Fabric {
 
     pub(crate) fn uplink_name(&self, id: PortId) -> Option<crate::layer::Name> {
         self.uplink(id).map(|uplink| uplink.config.name.clone())
+    }
+
+    /// The way to the `direction` side of port `to`, where a packet turns round.
+    pub(crate) fn turn(&self, to: PortId, direction: Direction) -> Result<Egress, DropReason> {
+        let exists = self.mtus.contains_key(&to);
+        exists.then_some(Egress::Port { to, direction }).ok_or(DropReason::NoSuchPort)
     }
 
     /// Every port of the multicast set but `from`.
@@ -130,25 +143,22 @@ impl Fabric {
         self.ownerless.count(row, lost);
     }
 
-    pub(super) fn claim_mac(
-        &mut self,
-        id: PortId,
-        mac: MacAddr,
-        tenants: &[u32],
-    ) -> Result<(), AddPortError> {
-        if self.by_mac.contains_key(&mac) {
+    pub(super) fn add_port(&mut self, id: PortId, config: &PortConfig) -> Result<(), AddPortError> {
+        if self.by_mac.contains_key(&config.mac) {
             return Err(AddPortError::DuplicateMac);
         }
-        self.by_mac.insert(mac, id);
-        for tenant in tenants {
-            self.by_tenant.insert((*tenant, mac), id);
+        self.by_mac.insert(config.mac, id);
+        for tenant in &config.tenants {
+            self.by_tenant.insert((*tenant, config.mac), id);
         }
+        self.mtus.insert(id, config.mtu);
         Ok(())
     }
 
     pub(super) fn remove(&mut self, id: PortId) -> bool {
         self.by_mac.retain(|_, port| *port != id);
         self.by_tenant.retain(|_, port| *port != id);
+        self.mtus.remove(&id);
         self.multicast.retain(|port| *port != id);
         let before = self.uplinks.len();
         self.uplinks.retain(|uplink| uplink.id != id);
@@ -179,13 +189,13 @@ impl Fabric {
         let to = |egress| Ok(Forwarding { egress, transposition: Transposition::IDENTITY });
         let dst = headers.outermost().flow_id.l2.map_or(MacAddr::ZERO, |l2| l2.dst);
         if let Some(id) = self.by_mac.get(&dst) {
-            return if *id == from { Err(DropReason::SamePort.into()) } else { to(Egress::Port(*id)) };
+            return if *id == from { Err(DropReason::SamePort.into()) } else { to(inbound(*id)) };
         }
         let remote = Self::tunnel_remote(headers);
         if remote.is_some_and(|remote| self.is_own_address(remote)) {
             return match self.tunnel_target(headers) {
                 Some(id) if id == from => Err(DropReason::SamePort.into()),
-                Some(id) => to(Egress::Port(id)),
+                Some(id) => to(inbound(id)),
                 None => Err(DropReason::NoSuchDestination.into()),
             };
         }
@@ -239,12 +249,12 @@ impl Fabric {
     pub(crate) fn target(&self, from: PortId, headers: &HeaderStack) -> Result<Egress, DropReason> {
         let dst = headers.outermost().flow_id.l2.map_or(MacAddr::ZERO, |l2| l2.dst);
         if let Some(id) = self.by_mac.get(&dst) {
-            return Ok(Egress::Port(*id));
+            return Ok(inbound(*id));
         }
         if let Some(remote) = Self::tunnel_remote(headers) {
             let is_ours = self.uplink(from).is_some_and(|uplink| uplink.config.addresses.contains(&remote));
             let target = if is_ours { self.tunnel_target(headers) } else { None };
-            return target.map(Egress::Port).ok_or(DropReason::NotForThisHost);
+            return target.map(inbound).ok_or(DropReason::NotForThisHost);
         }
         if dst.is_multicast() && !self.multicast.is_empty() {
             return Ok(Egress::Multicast);

@@ -110,7 +110,7 @@ pub struct Switch {
     fabric: Fabric,
     classifiers: ClassifierCache,
     mappings: LiveMappings,
-    /// Packets on their way to the inbound side of a port; empty between calls.
+    /// Packets on their way to a side of a port; empty between calls.
     pending: Vec<Pending>,
 }
 
@@ -133,7 +133,7 @@ impl Switch {
     /// Adds a port. It drops everything (`port-not-ready`) until its first policy is published.
     pub fn add_port(&mut self, id: PortId, config: PortConfig) -> Result<(), AddPortError> {
         self.check_id(id)?;
-        self.fabric.claim_mac(id, config.mac, &config.tenants)?;
+        self.fabric.add_port(id, &config)?;
         self.ports.insert(id, Box::new(Port::new(config, self.config.seed)));
         self.raise_generations();
         Ok(())

@@ -16,10 +16,11 @@ use crate::stats::Count;
 use crate::time::Instant;
 use crate::transposition::Edit;
 
-/// A packet that is to enter the inbound side of a port.
+/// A packet that is to enter a side of a port.
 #[derive(Debug)]
 pub(super) struct Pending {
     to: PortId,
+    direction: Direction,
     ingress: PortId,
     packet: Packet,
 }
@@ -80,7 +81,7 @@ impl Switch {
             }
             while let Some(next) = self.pending.pop() {
                 let reading = Reading::of(&next.packet, &mut scratch);
-                self.deliver(now, next, reading, &mut scratch, output);
+                self.enter(now, next, reading, &mut scratch, output);
             }
         }
     }
@@ -129,8 +130,9 @@ impl Switch {
             self.fabric.target(from, &parsed.stack)
         });
         match target {
-            Ok(Egress::Port(to)) => {
-                self.deliver(now, Pending { to, ingress: from, packet }, reading, scratch, output);
+            Ok(Egress::Port { to, direction }) => {
+                let next = Pending { to, direction, ingress: from, packet };
+                self.enter(now, next, reading, scratch, output);
             }
             Ok(egress) => self.forward(from, egress, packet, output),
             Err(reason) => {
@@ -147,8 +149,8 @@ impl Switch {
         output.free.push(packet);
     }
 
-    /// Takes a packet, whose headers are in `scratch` as `reading` says, through the inbound side of a port.
-    fn deliver(
+    /// Takes a packet, whose headers are in `scratch` as `reading` says, through one side of a port.
+    fn enter(
         &mut self,
         now: Instant,
         next: Pending,
@@ -156,18 +158,12 @@ impl Switch {
         scratch: &mut Scratch,
         output: &mut Output,
     ) {
-        let Pending { to, ingress, mut packet } = next;
+        let Pending { to, direction, ingress, mut packet } = next;
         let Some(port) = self.ports.get_mut(&to) else {
-            return self.lose_ownerless(now, Direction::Inbound, packet, output);
+            return self.lose_ownerless(now, direction, packet, output);
         };
-        let crossing = Crossing {
-            fabric: &self.fabric,
-            mappings: &self.mappings,
-            now,
-            id: to,
-            direction: Direction::Inbound,
-            ingress,
-        };
+        let crossing =
+            Crossing { fabric: &self.fabric, mappings: &self.mappings, now, id: to, direction, ingress };
         if !packet.take_turn() {
             let parsed = reading.0.is_ok().then_some(&scratch.parsed);
             crossing.lose(port, DropReason::TooManyTurns, &packet, parsed);
@@ -184,7 +180,9 @@ impl Switch {
     fn forward(&mut self, from: PortId, egress: Egress, packet: Packet, output: &mut Output) {
         match egress {
             Egress::Nic { .. } => output.transmit.push((from, packet)),
-            Egress::Port(to) => self.pending.push(Pending { to, ingress: from, packet }),
+            Egress::Port { to, direction } => {
+                self.pending.push(Pending { to, direction, ingress: from, packet });
+            }
             Egress::Uplink { id, .. } => {
                 if let Some(uplink) = self.fabric.uplink_mut(id) {
                     uplink.counters.transmitted.add(Count { packets: 1, bytes: packet.len() as u64 });
@@ -195,7 +193,8 @@ impl Switch {
                 for to in self.fabric.multicast_targets(from) {
                     let mut copy = output.free.pop().unwrap_or_else(|| Packet::with_capacity(packet.len()));
                     copy.copy_from(&packet);
-                    self.pending.push(Pending { to, ingress: from, packet: copy });
+                    let direction = Direction::Inbound;
+                    self.pending.push(Pending { to, direction, ingress: from, packet: copy });
                 }
                 output.free.push(packet);
             }
@@ -341,7 +340,7 @@ impl Crossing<'_> {
             Planned::Reply(reply, layer) => {
                 self.reply(port, packet, parsed, (&entry, plan), (reply, layer), output)
             }
-            Planned::Forward => {
+            Planned::Forward | Planned::Turn(_) => {
                 let (egress, edit) = match self.leave(&entry.headers, &mut plan, port, output) {
                     Ok(way) => way,
                     Err(reason) => return self.refuse(port, &plan, &lost, reason),
@@ -404,9 +403,12 @@ impl Crossing<'_> {
         port: &Port,
         output: &mut Output,
     ) -> Result<(Egress, Edit), DropReason> {
-        let egress = match self.direction {
-            Direction::Inbound => Egress::Nic { max_frame: max_frame(port.config.mtu, &plan.headers) },
-            Direction::Outbound => {
+        let egress = match (plan.outcome, self.direction) {
+            (Planned::Turn(to), direction) => {
+                self.fabric.turn(to.unwrap_or(self.id), direction.opposite())?
+            }
+            (_, Direction::Inbound) => Egress::Nic { max_frame: max_frame(port.config.mtu, &plan.headers) },
+            (_, Direction::Outbound) => {
                 let way = self.fabric.forward(self.id, &plan.headers).map_err(|failure| {
                     output.resolve.extend(failure.unresolved);
                     failure.reason
@@ -481,7 +483,7 @@ impl Crossing<'_> {
                 Fate::Drop
             }
             Planned::Reply(..) => self.refuse(port, &plan, &lost, DropReason::CannotRespond),
-            Planned::Forward => {
+            Planned::Forward | Planned::Turn(_) => {
                 let sent = self.leave(&entry.headers, &mut plan, port, output).and_then(|(egress, edit)| {
                     edit.apply(packet, &parsed.layout)?;
                     let header_len = header_len(parsed, entered, packet.len());
@@ -584,7 +586,7 @@ pub(crate) fn max_frame(mtu: u32, headers: &HeaderStack) -> u32 {
 pub(crate) fn is_too_big(egress: Egress, packet: &Packet, header_len: usize) -> bool {
     let max_frame = match egress {
         Egress::Nic { max_frame } | Egress::Uplink { max_frame, .. } => max_frame as usize,
-        Egress::Port(_) | Egress::Multicast => return false,
+        Egress::Port { .. } | Egress::Multicast => return false,
     };
     let frame = match packet.offload.segmentation {
         Some(segmentation) => packet.len().min(header_len + segmentation.size as usize),

@@ -7,17 +7,18 @@ use lamina_api::document::{
 };
 use lamina_api::{At, Code, Diagnostic, Source, Span};
 use lamina_core::action::{
-    Action, Affinity, Allow, Block, Decap, Encap, LoadBalance, MacSource, MapEncap, Mark, Meter, Nat, NatTo,
-    Respond, Transpose, Tunnel,
+    Action, Affinity, Allow, Block, Decap, Encap, Hairpin, LoadBalance, MacSource, MapEncap, Mark, Meter,
+    Nat, NatTo, Respond, Transpose, Tunnel,
 };
 use lamina_core::address::MacAddr;
 use lamina_core::flow::EncapKind;
 use lamina_core::resource::{MappingId, MeterId, TargetSetId};
+use lamina_core::switch::PortId;
 use lamina_core::transposition::{GENEVE_PORT, PushDscp, VXLAN_PORT};
 
 use super::conditions::encap_kind;
 use super::holds::Possible;
-use super::{Converter, Scope};
+use super::{Converter, Scope, UPLINK};
 
 impl Converter {
     /// The action of a rule whose conditions leave `possible`; `None` after an error.
@@ -59,7 +60,25 @@ impl Converter {
                 Action::Mark(Mark { dscp: *dscp, metadata: self.marks(source, metadata, scope)? })
             }
             document::Action::Respond(respond) => Action::Respond(self.respond(source, respond, scope)?),
+            document::Action::Hairpin(None) => Action::Hairpin(Hairpin { port: None }),
+            document::Action::Hairpin(Some(name)) => {
+                Action::Hairpin(Hairpin { port: Some(self.port_called(source, name, scope)?) })
+            }
         })
+    }
+
+    /// The number of the port called `name`: the uplink is none.
+    fn port_called(
+        &mut self,
+        source: &Source,
+        name: &At<lamina_api::Name>,
+        scope: &Scope<'_>,
+    ) -> Option<PortId> {
+        let id = scope.ids.id(&name.value).filter(|_| &*name.value != UPLINK);
+        if id.is_none() {
+            self.missing(source, name, "port", scope.ids.names());
+        }
+        id
     }
 
     fn nat(&mut self, source: &Source, nat: &document::Nat, possible: &Possible) -> Option<Nat> {

@@ -286,6 +286,7 @@ impl Converter {
         let message = match action.value {
             document::Action::Block => "a blocked packet leaves no state behind",
             document::Action::Respond(_) => "a packet that is answered here leaves no state behind",
+            document::Action::Hairpin(_) => "a packet that turns round here leaves no state behind",
             _ => return,
         };
         self.error(Code::Impossible, source, action.span, message, "remove `stateful`");

@@ -92,6 +92,11 @@ impl PortIds {
         self.ids.iter().find(|(_, other)| **other == id).map(|(name, _)| &**name)
     }
 
+    /// The names of all ports, the uplink apart.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.ids.keys().map(|name| &**name).filter(|name| *name != UPLINK)
+    }
+
     /// The number of the port called `name`, which it gets now if it has none.
     pub fn assign(&mut self, name: &Name) -> PortId {
         let next = &mut self.next;

@@ -266,7 +266,7 @@ fn read_trace(trace: &Trace, outcome: &mut Outcome) -> Result<(), String> {
         TraceOutcome::Reply(_) => outcome.verdict = Verdict::Reply,
         TraceOutcome::Deliver => outcome.left.push((trace.port.to_string(), foretold_frame(&trace.frame)?)),
         TraceOutcome::Uplink(name) => outcome.left.push((name.to_string(), foretold_frame(&trace.frame)?)),
-        TraceOutcome::Ports(_) => {}
+        TraceOutcome::Ports(_) | TraceOutcome::Turn(_) => {}
     }
     trace.next.iter().try_for_each(|next| read_trace(next, outcome))
 }

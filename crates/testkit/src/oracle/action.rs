@@ -7,6 +7,7 @@ use lamina_core::address::{MacAddr, VlanTags};
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{IpPair, Level};
 use lamina_core::resource::{Mapping, MappingId, MappingKey, MeterId, Resources, Target};
+use lamina_core::switch::PortId;
 use lamina_core::transposition::{
     HeaderOp, Modify, ModifyL2, ModifyL3, ModifyL4, OUTER_TTL, Push, PushEncap, PushIp, PushL2,
 };
@@ -22,6 +23,8 @@ pub(super) struct Effect {
     pub(super) meter: Option<MeterId>,
     pub(super) metadata: Vec<(u8, u32)>,
     pub(super) reply: Option<Reply>,
+    /// It turns round, into the other direction of the same port or of this one.
+    pub(super) turn: Option<Option<PortId>>,
     /// The mapping that it read.
     pub(super) reading: Option<Reading>,
 }
@@ -117,6 +120,7 @@ pub(super) fn act(
             let (reply, reading) = answer(respond, frame, sources)?;
             Ok(Effect { reply: Some(reply), reading, ..Effect::default() })
         }
+        Action::Hairpin(hairpin) => Ok(Effect { turn: Some(hairpin.port), ..Effect::default() }),
     }
 }
 
@@ -134,7 +138,7 @@ pub(super) fn admits(
             targets.iter().any(|target| to_target(frame, target).is_ok_and(|ops| canonical(ops) == binding))
         }
         _ => act(action, frame, sources, seed)
-            .is_ok_and(|effect| effect.reply.is_none() && effect.ops == binding),
+            .is_ok_and(|effect| (effect.reply, effect.turn) == (None, None) && effect.ops == binding),
     }
 }
 

@@ -21,16 +21,22 @@ use crate::wire::{Frame, Header, decode, decode_opaque};
 struct Moving {
     bytes: Vec<u8>,
     base_length: usize,
+    /// How often it was handed to a port.
+    turns: u8,
 }
 
 /// Where a packet goes next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     Nic,
-    Port(PortId),
+    /// To this side of a port.
+    Port(PortId, Direction),
     Uplink(PortId, u32),
     Multicast,
 }
+
+/// How often one packet may be handed to a port (§3.5).
+const MOST_TURNS: u8 = 4;
 
 /// One side of a port that a packet crosses.
 #[derive(Clone, Copy)]
@@ -45,8 +51,8 @@ impl Oracle {
     /// Processes one frame that was received on `from`.
     pub fn receive(&mut self, now: Instant, from: PortId, frame: &[u8]) -> Received {
         let mut received = Received::default();
-        let mut queue: VecDeque<(PortId, PortId, Moving)> = VecDeque::new();
-        let moving = Moving { bytes: frame.to_vec(), base_length: frame.len() };
+        let mut queue: VecDeque<(PortId, Direction, PortId, Moving)> = VecDeque::new();
+        let moving = Moving { bytes: frame.to_vec(), base_length: frame.len(), turns: 0 };
         let first = if self.uplinks.iter().any(|uplink| uplink.id == from) {
             match self.way_in(from, frame) {
                 Ok(way) => Some((way, from, moving)),
@@ -69,17 +75,30 @@ impl Oracle {
                 match way {
                     Way::Nic => received.transmit.push((at, moving.bytes)),
                     Way::Uplink(id, _) => received.transmit.push((id, moving.bytes)),
-                    Way::Port(to) => queue.push_back((to, at, moving)),
+                    Way::Port(to, direction) => queue.push_back((to, direction, at, moving)),
                     Way::Multicast => {
                         for to in self.multicast.iter().filter(|to| **to != at) {
                             let base_length = moving.bytes.len();
-                            queue.push_back((*to, at, Moving { base_length, ..moving.clone() }));
+                            queue.push_back((
+                                *to,
+                                Direction::Inbound,
+                                at,
+                                Moving { base_length, ..moving.clone() },
+                            ));
                         }
                     }
                 }
             }
-            let Some((to, ingress, moving)) = queue.pop_front() else { break };
-            let side = Side { now, id: to, direction: Direction::Inbound, ingress };
+            let Some((to, direction, ingress, mut moving)) = queue.pop_front() else { break };
+            moving.turns += 1;
+            if moving.turns > MOST_TURNS {
+                if let Some(port) = self.ports.get_mut(&to) {
+                    port.counters.dropped(DropReason::TooManyTurns);
+                    received.drops.push((to, DropReason::TooManyTurns));
+                }
+                continue;
+            }
+            let side = Side { now, id: to, direction, ingress };
             next = self.cross(side, moving, &mut received).map(|(way, moving)| (way, to, moving));
         }
         received
@@ -117,7 +136,7 @@ impl Oracle {
         let plan = port.walk(&policy, &self.tables, &entry);
         let result = match plan.outcome {
             Outcome::Drop(reason) => Err(reason),
-            Outcome::Forward => self.send(side, &entry, &plan, &moving, true, received),
+            Outcome::Forward | Outcome::Turn(_) => self.send(side, &entry, &plan, &moving, true, received),
             Outcome::Reply(reply, layer) => {
                 return self.reply(side, &entry, &plan, moving, (reply, layer), received);
             }
@@ -157,9 +176,13 @@ impl Oracle {
         received: &mut Received,
     ) -> Result<(Way, Moving), DropReason> {
         let mut frame = plan.frame.clone();
-        let way = match side.direction {
-            Direction::Inbound => Ok(Way::Nic),
-            Direction::Outbound => self.way_out(side.id, &mut frame, received),
+        let way = match (plan.outcome, side.direction) {
+            (Outcome::Turn(to), direction) => match to.unwrap_or(side.id) {
+                to if self.ports.contains_key(&to) => Ok(Way::Port(to, direction.opposite())),
+                _ => Err(DropReason::NoSuchPort),
+            },
+            (_, Direction::Inbound) => Ok(Way::Nic),
+            (_, Direction::Outbound) => self.way_out(side.id, &mut frame, received),
         };
         let Some(port) = self.ports.get_mut(&side.id) else {
             return Err(DropReason::NoSuchDestination);
@@ -185,7 +208,7 @@ impl Oracle {
         if is_flow {
             port.remember(entry, plan, conversation);
         }
-        Ok((way, Moving { bytes, base_length: moving.base_length }))
+        Ok((way, Moving { bytes, ..moving.clone() }))
     }
 
     /// Answers a packet; the answer crosses the layers that the packet crossed, the other way.
@@ -226,11 +249,11 @@ impl Oracle {
         let entry =
             Entry { frame: answer, direction: back.direction, ingress: side.id.0, now: side.now, first, end };
         let plan = port.walk(&policy, &self.tables, &entry);
-        let moving = Moving { bytes, base_length: moving.base_length };
+        let moving = Moving { bytes, ..moving };
         let result = match plan.outcome {
             Outcome::Drop(reason) => Err(reason),
             Outcome::Reply(..) => Err(DropReason::CannotRespond),
-            Outcome::Forward => self.send(back, &entry, &plan, &moving, false, received),
+            Outcome::Forward | Outcome::Turn(_) => self.send(back, &entry, &plan, &moving, false, received),
         };
         self.settle(back, &entry, &plan, result, &moving, received)
     }
@@ -239,7 +262,7 @@ impl Oracle {
     fn way_out(&self, from: PortId, frame: &mut Frame, received: &mut Received) -> Result<Way, DropReason> {
         let dst = outer_dst(frame);
         if let Some(to) = self.port_of_mac(dst) {
-            return if to == from { Err(DropReason::SamePort) } else { Ok(Way::Port(to)) };
+            return if to == from { Err(DropReason::SamePort) } else { Ok(inbound(to)) };
         }
         let remote = tunnel_remote(frame);
         let is_ours =
@@ -247,7 +270,7 @@ impl Oracle {
         if remote.is_some_and(is_ours) {
             return match self.port_of_tenant(frame) {
                 Some(to) if to == from => Err(DropReason::SamePort),
-                Some(to) => Ok(Way::Port(to)),
+                Some(to) => Ok(inbound(to)),
                 None => Err(DropReason::NoSuchDestination),
             };
         }
@@ -295,13 +318,13 @@ impl Oracle {
         };
         let dst = outer_dst(&frame);
         if let Some(to) = self.port_of_mac(dst) {
-            return Ok(Way::Port(to));
+            return Ok(inbound(to));
         }
         if let Some(remote) = tunnel_remote(&frame) {
             let uplink = self.uplinks.iter().find(|uplink| uplink.id == from);
             let is_ours = uplink.is_some_and(|uplink| uplink.config.addresses.contains(&remote));
             let to = if is_ours { self.port_of_tenant(&frame) } else { None };
-            return to.map(Way::Port).ok_or(DropReason::NotForThisHost);
+            return to.map(inbound).ok_or(DropReason::NotForThisHost);
         }
         if dst.is_multicast() && !self.multicast.is_empty() {
             return Ok(Way::Multicast);
@@ -321,6 +344,11 @@ impl Oracle {
             |config: &lamina_core::switch::PortConfig| config.mac == mac && config.tenants.contains(&tenant);
         self.ports.iter().find(|(_, port)| is_it(&port.config)).map(|(id, _)| *id)
     }
+}
+
+/// To the side of a port that what is sent to it enters.
+fn inbound(to: PortId) -> Way {
+    Way::Port(to, Direction::Inbound)
 }
 
 fn outer_dst(frame: &Frame) -> MacAddr {

@@ -10,7 +10,7 @@ use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{Direction, Fragment, Value};
 use lamina_core::layer::{ContextDirection, DefaultAction, Layer, Name, Policy, ReverseTunnel, Rule};
 use lamina_core::resource::{MeterCounts, MeterId};
-use lamina_core::switch::PortConfig;
+use lamina_core::switch::{PortConfig, PortId};
 use lamina_core::time::{Duration, Instant};
 use lamina_core::transposition::HeaderOp;
 
@@ -120,6 +120,8 @@ pub(super) enum Outcome {
     Drop(DropReason),
     /// Answered in the layer of this index.
     Reply(Reply, usize),
+    /// The walk in the other direction starts, of the same port or of this one.
+    Turn(Option<PortId>),
 }
 
 /// One layer's answer.
@@ -207,9 +209,13 @@ impl Port {
         }
         for index in order {
             match walk.layer(&policy.layers[index]) {
-                Ok(None) => {}
-                Ok(Some(reply)) => {
+                Ok(End::None) => {}
+                Ok(End::Reply(reply)) => {
                     walk.plan.outcome = Outcome::Reply(reply, index);
+                    break;
+                }
+                Ok(End::Turn(to)) => {
+                    walk.plan.outcome = Outcome::Turn(to);
                     break;
                 }
                 Err((reason, selected)) => {
@@ -341,6 +347,13 @@ impl Port {
     }
 }
 
+/// Whether a layer ended the walk.
+enum End {
+    None,
+    Reply(Reply),
+    Turn(Option<PortId>),
+}
+
 type Dropped = (DropReason, Option<Selected>);
 
 struct Walk<'a> {
@@ -353,8 +366,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Asks one layer and lets its answer change the packet. A reply ends the walk.
-    fn layer(&mut self, layer: &Layer) -> Result<Option<Reply>, Dropped> {
+    /// Asks one layer and lets its answer change the packet. A reply or a turn ends the walk.
+    fn layer(&mut self, layer: &Layer) -> Result<End, Dropped> {
         let direction = self.entry.direction;
         let is_later = self.plan.frame.innermost().fragment() == Fragment::Later;
         if is_later && read::needs_ports(layer, direction, &self.policy.resources) {
@@ -381,7 +394,11 @@ impl Walk<'_> {
             }
         }
         self.plan.selected.push(selected);
-        Ok(effect.reply)
+        Ok(match (effect.reply, effect.turn) {
+            (Some(reply), _) => End::Reply(reply),
+            (None, Some(to)) => End::Turn(to),
+            (None, None) => End::None,
+        })
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -423,6 +440,7 @@ impl Walk<'_> {
             metadata: if is_forward { rule.metadata.clone() } else { Vec::new() },
             reply: None,
             reading: rule.reading.clone(),
+            turn: None,
         };
         Some(Answer { selected: Selected::Rule(rule.name), effect })
     }
@@ -467,7 +485,7 @@ impl Walk<'_> {
         }
         let effect = action::act(&rule.action, &self.plan.frame, self.sources(), self.port.seed)
             .map_err(|reason| (reason, Some(selected.clone())))?;
-        if let (Some(state), Some(key), None) = (rule.state, key, effect.reply) {
+        if let (Some(state), Some(key), (None, None)) = (rule.state, key, (effect.reply, effect.turn)) {
             let tunnels = state.reverse_tunnel == ReverseTunnel::Restore;
             self.create(layer, key, pair_rule(name, rule, &effect), &effect.ops, tunnels)
                 .map_err(|reason| (reason, Some(selected.clone())))?;

@@ -1,4 +1,4 @@
-//! Random policies: layers of the usual kinds (ACL, NAT, load balancer, virtual network, metering, responder) and
+//! Random policies: layers of the usual kinds (ACL, NAT, load balancer, virtual network, metering, responder, gateway) and
 //! layers of anything.
 
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use lamina_core::flow::{EncapKind, Level};
 use lamina_core::flow::{Field, HeaderField, Scope, Value};
 use lamina_core::layer::*;
 use lamina_core::resource::{MappingId, MeterId, PrefixSetId, TargetSetId};
+use lamina_core::switch::PortId;
 use lamina_core::time::Duration;
 use lamina_core::transposition::{
     GENEVE_PORT, HeaderOp, Modify, ModifyL2, ModifyL3, ModifyL4, PushDscp, Transposition, Ttl, VXLAN_PORT,
@@ -202,6 +203,11 @@ fn transposes() -> impl Strategy<Value = Transposition> {
     ops.prop_map(Transposition::new)
 }
 
+/// Where a hairpin leads: the same port, a named one, one that does not exist.
+fn turning_points() -> impl Strategy<Value = Option<PortId>> {
+    prop_oneof![4 => Just(None), 6 => select(PORTS.to_vec()).prop_map(Some), 1 => Just(Some(PortId(99)))]
+}
+
 /// Random actions.
 pub(super) fn actions() -> impl Strategy<Value = Action> {
     let mac_source = prop_oneof![
@@ -229,6 +235,7 @@ pub(super) fn actions() -> impl Strategy<Value = Action> {
             mac_source.prop_map(Respond::NeighborDiscovery),
             Just(Respond::Echo),
         ].prop_map(Action::Respond),
+        1 => turning_points().prop_map(|port| Action::Hairpin(Hairpin { port })),
     ]
 }
 
@@ -449,6 +456,19 @@ fn responder() -> impl Strategy<Value = Layer> {
     })
 }
 
+/// A gateway: what comes to a service is sent out again, or what goes to it is given to another port.
+fn gateway() -> impl Strategy<Value = Layer> {
+    (conditions(), turning_points(), any::<bool>(), prop::option::of(states())).prop_map(
+        |(condition, port, is_inbound, state)| {
+            let turn = rule(std::vec![condition], Action::Hairpin(Hairpin { port }), state);
+            let groups = std::vec![group("turn", 0, Vec::new(), Selection::Priority, std::vec![turn])];
+            let mut layer = empty_layer("gateway");
+            *(if is_inbound { &mut layer.inbound } else { &mut layer.outbound }) = groups;
+            layer
+        },
+    )
+}
+
 /// Random policies.
 pub fn policies() -> impl Strategy<Value = Policy> {
     let layer = prop_oneof![
@@ -459,6 +479,7 @@ pub fn policies() -> impl Strategy<Value = Policy> {
         3 => vnet(),
         1 => meters(),
         1 => responder(),
+        2 => gateway(),
     ];
     let layers = prop_oneof![8 => vec(layer.clone(), 0..6), 1 => vec(layer, 6..21)];
     (layers, 0..VARIANTS, prop::bool::weighted(0.1)).prop_map(|(layers, variant, passes_opaque)| {
