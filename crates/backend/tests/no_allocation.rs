@@ -112,8 +112,8 @@ fn pair(inbound: DefaultAction) -> Switch {
         priority: 0,
         default_inbound: inbound,
         default_outbound: DefaultAction::Pass,
-        inbound: vec![],
-        outbound: vec![],
+        inbound: Default::default(),
+        outbound: Default::default(),
         flow_limit: 16,
     };
     switch.publish(A, Policy::default()).unwrap();

@@ -68,7 +68,7 @@ struct Counts {
 impl Counts {
     fn of(policy: &HostPolicy) -> Self {
         let layers = || policy.ports.iter().flat_map(|port| &port.policy.layers);
-        let groups = || layers().flat_map(|layer| layer.inbound.iter().chain(&layer.outbound));
+        let groups = || layers().flat_map(|layer| layer.inbound.iter().chain(&*layer.outbound));
         Counts {
             ports: policy.ports.len(),
             layers: layers().count(),

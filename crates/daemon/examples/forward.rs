@@ -51,8 +51,8 @@ fn pass_everything() -> Policy {
         priority: 0,
         default_inbound: DefaultAction::Pass,
         default_outbound: DefaultAction::Pass,
-        inbound: Vec::new(),
-        outbound: Vec::new(),
+        inbound: Default::default(),
+        outbound: Default::default(),
         flow_limit: 0,
     };
     Policy { layers: vec![layer], ..Policy::default() }

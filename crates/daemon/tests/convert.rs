@@ -122,10 +122,10 @@ fn a_good_document_becomes_policy() {
     assert_eq!((acl.default_inbound, acl.default_outbound), (DefaultAction::Block, DefaultAction::Pass));
     assert_eq!(acl.inbound.iter().map(|group| &*group.name).collect::<Vec<_>>(), ["a", "z"]);
     assert!(matches!(acl.inbound[0].selection, Selection::LongestPrefix(_)));
-    assert_eq!(acl.inbound[0].rules[0].conditions[1].ranges.len(), 2);
+    assert_eq!(acl.inbound[0].rules.iter().next().unwrap().conditions[1].ranges.len(), 2);
     let rules: Vec<_> = acl.inbound[1].rules.iter().map(|rule| &*rule.name).collect();
     assert_eq!(rules, ["a", "b", "web"], "by priority, then name");
-    let web = &acl.inbound[1].rules[2];
+    let web = acl.inbound[1].rules.get("web").unwrap();
     assert_eq!(
         web.conditions[0].ranges[1],
         ValueRange {
@@ -135,10 +135,11 @@ fn a_good_document_becomes_policy() {
     );
     assert_eq!(web.conditions[1].prefix_sets.len(), 1);
     assert_eq!(web.state.unwrap().time_to_live, lamina_core::time::Duration::from_seconds(300));
-    let Action::Mark(mark) = &acl.inbound[1].rules[0].action else { panic!("{:?}", acl.inbound[1].rules[0]) };
+    let a = acl.inbound[1].rules.get("a").unwrap();
+    let Action::Mark(mark) = &a.action else { panic!("{a:?}") };
     assert_eq!(mark.metadata, [(0, 7)]);
-    for (one, other) in vm1.policy.layers[0].inbound.iter().zip(&acl.inbound) {
-        assert!(Arc::ptr_eq(&one.rules, &other.rules), "equal rule lists are one list");
+    for (one, other) in vm1.policy.layers[0].inbound.iter().zip(&*acl.inbound) {
+        assert!(one.rules.is_same(&other.rules), "equal rule lists are one list");
     }
     assert!(Arc::ptr_eq(&vm1.policy.resources, &vm2.policy.resources));
 }

@@ -103,8 +103,8 @@ fn layer(answer: DefaultAction) -> Policy {
         priority: 0,
         default_inbound: answer,
         default_outbound: DefaultAction::Pass,
-        inbound: Vec::new(),
-        outbound: Vec::new(),
+        inbound: Default::default(),
+        outbound: Default::default(),
         flow_limit: 16,
     };
     Policy { layers: vec![layer], ..Policy::default() }

@@ -23,7 +23,7 @@ fn rule(action: Action, time_to_live_ms: Option<u64>) -> Rule {
 
 fn groups(rule: Rule) -> Vec<Group> {
     let (name, selection) = ("g".into(), Selection::Priority);
-    vec![Group { name, priority: 0, selection, conditions: Vec::new(), rules: Arc::new(vec![rule]) }]
+    vec![Group { name, priority: 0, selection, conditions: [].into(), rules: vec![rule].into() }]
 }
 
 fn layer(name: &str, outbound: Option<Rule>, inbound: Option<Rule>) -> Layer {
@@ -33,8 +33,8 @@ fn layer(name: &str, outbound: Option<Rule>, inbound: Option<Rule>) -> Layer {
         priority: 0,
         default_inbound: DefaultAction::Pass,
         default_outbound: DefaultAction::Pass,
-        outbound: outbound.map_or(Vec::new(), groups),
-        inbound: inbound.map_or(Vec::new(), groups),
+        outbound: outbound.map_or(Vec::new(), groups).into(),
+        inbound: inbound.map_or(Vec::new(), groups).into(),
         flow_limit: 1 << 16,
     }
 }
@@ -202,9 +202,10 @@ fn a_full_layer_answers_before_a_cached_drop_behind_it() {
     let mut acl = firewall("acl", 5_000);
     acl.flow_limit = 1;
     let mut block = layer("block", Some(rule(Action::Block(Block), None)), None);
-    let mut rules = block.outbound[0].rules.to_vec();
+    let outbound = &mut Arc::make_mut(&mut block.outbound)[0];
+    let mut rules: Vec<Rule> = outbound.rules.iter().cloned().collect();
     rules[0].conditions = vec![only(HeaderField::L4Dst, 80)];
-    block.outbound[0].rules = Arc::new(rules);
+    outbound.rules = rules.into();
     let other = Step::Packet { from: 0, packet: PacketSpec { ports: (3, 1), ..plain(0, 2, 3) } };
     agree(vec![acl, block], vec![tcp(0, 0, 1, 3), again(0), other, again(1), again(2)]);
 }

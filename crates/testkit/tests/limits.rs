@@ -43,8 +43,8 @@ fn group(rules: Vec<Rule>) -> Vec<Group> {
         name: "g".into(),
         priority: 0,
         selection: Selection::Priority,
-        conditions: vec![],
-        rules: Arc::new(rules),
+        conditions: [].into(),
+        rules: rules.into(),
     }]
 }
 
@@ -55,8 +55,8 @@ fn layer(name: &str, outbound: Vec<Rule>, inbound: Vec<Rule>) -> Layer {
         priority: 0,
         default_inbound: DefaultAction::Pass,
         default_outbound: DefaultAction::Pass,
-        inbound: group(inbound),
-        outbound: group(outbound),
+        inbound: group(inbound).into(),
+        outbound: group(outbound).into(),
         flow_limit: 1000,
     }
 }

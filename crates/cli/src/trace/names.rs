@@ -208,7 +208,7 @@ ports:
         ids.assign(&"vm1".into());
         let policy = &converted.policy.ports[0].policy;
         let names = Names { policy: Some(policy), ids: &ids };
-        let rule = &policy.layers[0].inbound[0].rules[0];
+        let rule = policy.layers[0].inbound[0].rules.iter().next().unwrap();
         let shown: Vec<_> = rule
             .conditions
             .iter()

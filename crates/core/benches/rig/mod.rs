@@ -42,8 +42,8 @@ fn layer(name: &str, priority: i32, rules: Vec<Rule>) -> Layer {
             name: "group".into(),
             priority: 0,
             selection: Selection::Priority,
-            conditions: vec![],
-            rules: Arc::new(rules),
+            conditions: [].into(),
+            rules: rules.into(),
         }]
     };
     Layer {
@@ -52,8 +52,8 @@ fn layer(name: &str, priority: i32, rules: Vec<Rule>) -> Layer {
         priority,
         default_inbound: DefaultAction::Pass,
         default_outbound: DefaultAction::Pass,
-        inbound: vec![],
-        outbound,
+        inbound: Arc::default(),
+        outbound: outbound.into(),
         flow_limit: 4_000_000,
     }
 }

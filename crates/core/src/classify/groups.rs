@@ -35,7 +35,7 @@ impl GroupIndex {
             return GroupIndex::default();
         }
         let tree = |groups: &[Group]| {
-            let entries = Entries::new(groups.iter().map(|group| group.conditions.as_slice()), None);
+            let entries = Entries::new(groups.iter().map(|group| &*group.conditions), None);
             (entries.len() < ENTRY_LIMIT).then(|| build(entries, true))
         };
         let chunks: Option<Vec<Tree>> = groups.chunks(CHUNK).map(tree).collect();
@@ -89,14 +89,13 @@ mod tests {
     use super::super::tests::{ADDRESS, Packet, resources};
     use super::*;
     use crate::flow::{Field, Value};
-    use crate::layer::{Condition, Name, Selection, ValueRange};
+    use crate::layer::{Condition, Name, RuleList, Selection, ValueRange};
     use crate::resource::PrefixSetId;
-    use alloc::sync::Arc;
     use alloc::vec;
     use proptest::prelude::*;
 
     fn group(conditions: Vec<Condition>) -> Group {
-        let rules = Arc::new(Vec::new());
+        let (conditions, rules) = (conditions.into(), RuleList::default());
         Group { name: Name::from(""), priority: 0, selection: Selection::Priority, conditions, rules }
     }
 

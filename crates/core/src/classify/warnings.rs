@@ -152,7 +152,7 @@ impl Read for Witness {
 }
 
 fn shadowed_rules(direction: Direction, group: &Group, found: &mut Vec<PolicyWarning>) {
-    let rules = &group.rules;
+    let rules: Vec<&Rule> = group.rules.iter().collect();
     if rules.len() < 2 {
         return;
     }
@@ -163,7 +163,7 @@ fn shadowed_rules(direction: Direction, group: &Group, found: &mut Vec<PolicyWar
     let tree = build(entries, true);
     let mut complete = true;
     for (place, rule) in rules.iter().enumerate() {
-        match shadow(&tree, rules, place) {
+        match shadow(&tree, &rules, place) {
             Shadow::None => {}
             Shadow::Unknown => complete = false,
             Shadow::By(by) => found.push(PolicyWarning::Shadowed {
@@ -186,7 +186,7 @@ enum Shadow {
 }
 
 /// Which rule before `place` shadows that one.
-fn shadow(tree: &Tree, rules: &[Rule], place: usize) -> Shadow {
+fn shadow(tree: &Tree, rules: &[&Rule], place: usize) -> Shadow {
     let conditions = &rules[place].conditions;
     let values =
         conditions.iter().filter_map(|condition| Some((condition.field, condition.ranges.iter().min()?.low)));
@@ -267,9 +267,13 @@ mod tests {
     }
 
     fn group(name: &str, rules: Vec<Rule>) -> Group {
-        let named = |(number, rule): (usize, Rule)| Rule { name: format!("r{number}").into(), ..rule };
-        let rules = Arc::new(rules.into_iter().enumerate().map(named).collect());
-        Group { name: name.into(), priority: 0, selection: Selection::Priority, conditions: vec![], rules }
+        let named = |(number, rule): (usize, Rule)| Rule {
+            name: format!("r{number}").into(),
+            priority: number as i32,
+            ..rule
+        };
+        let rules = rules.into_iter().enumerate().map(named).collect();
+        Group { name: name.into(), priority: 0, selection: Selection::Priority, conditions: [].into(), rules }
     }
 
     fn layer(inbound: Vec<Group>) -> Layer {
@@ -279,8 +283,8 @@ mod tests {
             priority: 0,
             default_inbound: DefaultAction::Pass,
             default_outbound: DefaultAction::Pass,
-            inbound,
-            outbound: vec![],
+            inbound: inbound.into(),
+            outbound: Arc::default(),
             flow_limit: 0,
         }
     }
@@ -341,7 +345,7 @@ mod tests {
         assert_eq!(found.iter().filter(overridable).collect::<Vec<_>>(), [&expected]);
         assert!(expected.to_string().contains("'r0'") && expected.to_string().contains("'later'"));
         // Where the later group's own conditions keep it away, it overrides nothing.
-        let apart = Group { conditions: ports(50, 60), ..later };
+        let apart = Group { conditions: ports(50, 60).into(), ..later };
         let found = warnings(&layer(vec![group("first", vec![block(ports(1, 9), false)]), apart]));
         assert_eq!(found.iter().filter(overridable).count(), 0);
     }

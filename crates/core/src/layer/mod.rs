@@ -4,10 +4,14 @@
 //! They come from the documents of the API (policy as written) through the daemon's conversion, and both the
 //! switch and the test oracle read them. [`Program`] is the compiled, immutable form that the switch runs.
 
+mod compiler;
 mod program;
+mod rule_list;
 
-pub(crate) use program::{ClassifierCache, CompiledGroup, CompiledLayer};
+pub use compiler::{CompileError, Compiler};
+pub(crate) use program::{CompiledGroup, CompiledLayer};
 pub use program::{MAX_LAYERS, MAX_METADATA_KEYS, Program};
+pub use rule_list::{OVERLAY_LIMIT, RuleList, RulesIdentity};
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -44,7 +48,7 @@ pub enum MalformedPolicy {
     PassOpaque,
 }
 
-/// An ordered step of a port's policy, owned by one controller (§3.2).
+/// An ordered step of a port's policy, owned by one controller (§3.2). Cheap to clone: its groups are shared.
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// Unique on the port; flow state belongs to this name across updates.
@@ -58,9 +62,9 @@ pub struct Layer {
     /// Answer where no rule matches an outbound packet.
     pub default_outbound: DefaultAction,
     /// Groups for inbound packets, in order of (priority, name).
-    pub inbound: Vec<Group>,
+    pub inbound: Arc<Vec<Group>>,
     /// Groups for outbound packets, in order of (priority, name).
-    pub outbound: Vec<Group>,
+    pub outbound: Arc<Vec<Group>>,
     /// The most conversations that may have layer flows here.
     pub flow_limit: usize,
 }
@@ -75,7 +79,7 @@ pub enum DefaultAction {
     Block,
 }
 
-/// The atomic unit of update: yields at most one rule per packet (§3.3).
+/// The atomic unit of update: yields at most one rule per packet (§3.3). Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Group {
     /// Unique within its layer and direction.
@@ -85,9 +89,9 @@ pub struct Group {
     /// How the one rule is selected.
     pub selection: Selection,
     /// When they do not all hold, the group is skipped.
-    pub conditions: Vec<Condition>,
-    /// The rules, shared by every port that carries the same content (§3.8). Sorted by (priority, name).
-    pub rules: Arc<Vec<Rule>>,
+    pub conditions: Arc<[Condition]>,
+    /// The rules, shared by every port that carries the same content (§3.8).
+    pub rules: RuleList,
 }
 
 /// How a group selects its rule.

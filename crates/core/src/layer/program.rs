@@ -10,7 +10,8 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use super::{Condition, DefaultAction, Group, Layer, MalformedPolicy, Name, Policy, Rule, Selection};
+use super::rule_list::RuleBase;
+use super::{Condition, DefaultAction, Group, Layer, MalformedPolicy, Name, Policy, Selection};
 use crate::action::{Action, Affinity, MacSource, Respond};
 use crate::classify::{Classifier, GroupIndex};
 use crate::flow::{Direction, Field, FieldSet, HeaderField};
@@ -100,14 +101,14 @@ pub(crate) struct ClassifierCache {
 /// A classifier and what it was built from.
 #[derive(Debug)]
 struct SharedClassifier {
-    rules: Weak<Vec<Rule>>,
+    rules: Weak<RuleBase>,
     selection: Selection,
     classifier: Weak<Classifier>,
 }
 
 impl ClassifierCache {
     fn classifier(&mut self, group: &Group, resources: &Arc<Resources>) -> Arc<Classifier> {
-        let rules = Arc::downgrade(&group.rules);
+        let rules = Arc::downgrade(&group.rules.base);
         let known = self
             .entries
             .iter()
@@ -115,7 +116,7 @@ impl ClassifierCache {
         if let Some(classifier) = known.and_then(|entry| entry.classifier.upgrade()) {
             return classifier;
         }
-        let classifier = Arc::new(Classifier::build(&group.rules, group.selection, resources));
+        let classifier = Arc::new(Classifier::build(&group.rules.base.rules, group.selection, resources));
         self.entries.retain(|entry| entry.classifier.strong_count() > 0);
         self.entries.push(SharedClassifier {
             rules,
@@ -169,8 +170,8 @@ impl Program {
         let name = layer.name;
         let inbound = self.side(&name, layer.inbound, layer.default_inbound, cache)?;
         let outbound = self.side(&name, layer.outbound, layer.default_outbound, cache)?;
-        let mut rules = inbound.groups.iter().chain(&outbound.groups).flat_map(|group| group.rules.iter());
-        let is_stateful = rules.any(|rule| rule.state.is_some());
+        let mut groups = inbound.groups.iter().chain(&outbound.groups);
+        let is_stateful = groups.any(|group| group.rules.iter().any(|rule| rule.state.is_some()));
         let (owner, flow_limit) = (layer.owner, layer.flow_limit);
         Ok(CompiledLayer { name, owner, flow_limit, is_stateful, inbound, outbound })
     }
@@ -178,10 +179,11 @@ impl Program {
     fn side(
         &mut self,
         layer: &Name,
-        mut groups: Vec<Group>,
+        groups: Arc<Vec<Group>>,
         default: DefaultAction,
         cache: &mut ClassifierCache,
     ) -> Result<CompiledSide, String> {
+        let mut groups = Arc::unwrap_or_clone(groups);
         groups.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
         let default_slot = Slot::rule(self.rule_slots);
         self.rule_slots += 1;
@@ -189,11 +191,7 @@ impl Program {
         let mut reads_l4 = false;
         let mut compiled = Vec::with_capacity(groups.len());
         for group in &mut groups {
-            let sorted = group.rules.is_sorted_by(|a, b| (a.priority, &a.name) <= (b.priority, &b.name));
-            if !sorted {
-                let rules = Arc::make_mut(&mut group.rules);
-                rules.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
-            }
+            group.rules = group.rules.rebuilt();
             let place = |rule: &Name| format!("layer {layer}, group {}, rule {rule}", group.name);
             reads_l4 |= self
                 .conditions(&group.conditions)

@@ -15,20 +15,18 @@ use super::counters::{MeterState, Retired};
 use super::layer_flow::LayerFlowTable;
 use crate::flow::Direction;
 use crate::inspect::Full;
-use crate::layer::{ClassifierCache, CompiledGroup, Group, Name, Policy, Program};
+use crate::layer::{CompiledGroup, Group, Name, Program};
 use crate::resource::{LiveMappings, MAX_MAPPINGS, MappingChange};
 use crate::stats::Count;
 
 impl Port {
-    /// Replaces the policy, and changes of the live mapping tables what changed in their declaration. The error says
-    /// what is wrong and where.
-    pub(crate) fn publish(
+    /// Replaces the program, and changes of the live mapping tables what changed in their declaration. The error says
+    /// what is wrong.
+    pub(crate) fn install(
         &mut self,
-        policy: Policy,
-        cache: &mut ClassifierCache,
+        program: Arc<Program>,
         live: &mut LiveMappings,
     ) -> Result<Vec<(u32, MappingChange)>, String> {
-        let program = Arc::new(Program::compile(policy, cache)?);
         let declared = &program.resources.mappings;
         if let Some(table) = live.without_room(declared) {
             let name = &table.name;
@@ -91,7 +89,7 @@ impl Port {
         rules: &mut [Count],
     ) -> Count {
         let (first_before, first) = (compiled_before.first_slot, compiled.first_slot);
-        if Arc::ptr_eq(&before.rules, &after.rules) {
+        if before.rules.is_same(&after.rules) {
             for i in 0..after.rules.len() {
                 rules[first + i] = self.rule_count(first_before + i);
             }

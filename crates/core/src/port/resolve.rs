@@ -535,11 +535,11 @@ pub(crate) fn select<'a>(
     let mut selected: Option<Selected<'a>> = None;
     let mut ask = |position: usize, observer: &mut dyn Observer| -> ControlFlow<()> {
         let (group, compiled) = (&side.groups[position], &side.compiled[position]);
-        let Some(index) = compiled.classifier.select(&group.rules, view, resources) else {
+        let Some(index) = compiled.classifier.select(&group.rules.base.rules, view, resources) else {
             observer.group(group, GroupVerdict::NoMatch);
             return ControlFlow::Continue(());
         };
-        let rule = &group.rules[index];
+        let rule = &group.rules.base.rules[index];
         observer.group(group, GroupVerdict::Selected(rule));
         selected = Some(Selected { group: position, rule, slot: compiled.slot(index) });
         if rule.terminating { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

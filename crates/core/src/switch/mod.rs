@@ -14,6 +14,7 @@ pub(crate) use fabric::Fabric;
 pub(crate) use receive::{header_len, is_too_big, max_frame};
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -22,7 +23,7 @@ use hashbrown::HashMap;
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
 use crate::flow::Direction;
-use crate::layer::{ClassifierCache, Name, Policy};
+use crate::layer::{Compiler, Name, Policy, Program};
 use crate::packet::Packet;
 use crate::port::Port;
 use crate::resource::LiveMappings;
@@ -108,7 +109,7 @@ pub struct Switch {
     config: SwitchConfig,
     ports: HashMap<PortId, Box<Port>, rapidhash::fast::RandomState>,
     fabric: Fabric,
-    classifiers: ClassifierCache,
+    compiler: Compiler,
     mappings: LiveMappings,
     /// Packets on their way to a side of a port; empty between calls.
     pending: Vec<Pending>,
@@ -124,7 +125,7 @@ impl Switch {
             config,
             ports: HashMap::default(),
             fabric: Fabric::default(),
-            classifiers: ClassifierCache::default(),
+            compiler: Compiler::new(),
             mappings: LiveMappings::new(config.seed),
             pending: Vec::new(),
         }
@@ -185,9 +186,22 @@ impl Switch {
     }
 
     /// Replaces the policy of a port, all or nothing. Conversations that the new policy still allows go on.
+    ///
+    /// Compiles it here and now: for one thread that does everything. A daemon compiles elsewhere, with a
+    /// [`Compiler`], and only [installs](Switch::install) here.
     pub fn publish(&mut self, id: PortId, policy: Policy) -> Result<Generation, PublishError> {
+        if !self.ports.contains_key(&id) {
+            return Err(PublishError::NoSuchPort);
+        }
+        let program = self.compiler.compile(id, &policy).map_err(|error| PublishError::Invalid(error.0))?;
+        self.install(id, program)
+    }
+
+    /// Makes port `id` run `program`, which was compiled for it. Conversations that it still allows go on. When it
+    /// fails, nothing has changed.
+    pub fn install(&mut self, id: PortId, program: Arc<Program>) -> Result<Generation, PublishError> {
         let port = self.ports.get_mut(&id).ok_or(PublishError::NoSuchPort)?;
-        port.publish(policy, &mut self.classifiers, &mut self.mappings).map_err(PublishError::Invalid)?;
+        port.install(program, &mut self.mappings).map_err(PublishError::Invalid)?;
         Ok(Generation(port.generation))
     }
 
@@ -263,11 +277,11 @@ pub enum AddPortError {
     DuplicateMac,
 }
 
-/// Why a policy was not published. Nothing was changed.
+/// Why a policy was not published or a program not installed. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PublishError {
     /// There is no port with this number; add it first.
     NoSuchPort,
-    /// The policy does not compile; the text says where and why.
+    /// The policy does not compile or does not fit; the text says where and why.
     Invalid(alloc::string::String),
 }

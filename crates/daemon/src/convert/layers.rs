@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 
 use lamina_api::document::{self, ContextDirection as WrittenContexts, DefaultAction as WrittenDefault};
 use lamina_api::document::{ReverseTunnel as WrittenTunnel, Selection as WrittenSelection};
 use lamina_api::{At, Code, Diagnostic, Source};
 use lamina_core::flow::{Direction, Family, Field, HeaderField};
 use lamina_core::layer::{
-    Condition, ContextDirection, DefaultAction, Group, Layer, Name, ReverseTunnel, Rule, Selection, Stateful,
+    Condition, ContextDirection, DefaultAction, Group, Layer, Name, ReverseTunnel, Rule, RuleList, Selection,
+    Stateful,
 };
 use lamina_core::time::Duration;
 
@@ -27,12 +27,12 @@ const MAX_LAYERS: usize = 64;
 /// Rule lists seen so far, so that ports with the same rules share one.
 #[derive(Default)]
 pub(super) struct SharedRules {
-    lists: HashMap<u64, Vec<Arc<Vec<Rule>>>>,
+    lists: HashMap<u64, Vec<RuleList>>,
 }
 
 impl SharedRules {
     /// `rules`, shared with an equal list if there is one.
-    fn share(&mut self, rules: Vec<Rule>) -> Arc<Vec<Rule>> {
+    fn share(&mut self, rules: Vec<Rule>) -> RuleList {
         let mut hasher = DefaultHasher::new();
         for rule in &rules {
             (&rule.name, rule.priority, rule.terminating, rule.action.name()).hash(&mut hasher);
@@ -43,7 +43,7 @@ impl SharedRules {
         if let Some(equal) = equal {
             return equal.clone();
         }
-        let list = Arc::new(rules);
+        let list = RuleList::new(rules);
         candidates.push(list.clone());
         list
     }
@@ -134,8 +134,8 @@ impl Converter {
             priority: layer.priority.value,
             default_inbound: default(layer.default_inbound),
             default_outbound: default(layer.default_outbound),
-            inbound: self.groups(source, Direction::Inbound, &layer.inbound, scope, shared),
-            outbound: self.groups(source, Direction::Outbound, &layer.outbound, scope, shared),
+            inbound: self.groups(source, Direction::Inbound, &layer.inbound, scope, shared).into(),
+            outbound: self.groups(source, Direction::Outbound, &layer.outbound, scope, shared).into(),
             flow_limit: layer.flow_limit.map_or(DEFAULT_FLOW_LIMIT, |limit| limit as usize),
         }
     }
@@ -190,7 +190,7 @@ impl Converter {
             name: group.name.value.clone(),
             priority: group.priority,
             selection,
-            conditions,
+            conditions: conditions.into(),
             rules: shared.share(sorted(rules)),
         })
     }

@@ -7,7 +7,7 @@ use lamina_api::document;
 use lamina_api::{Code, Diagnostic, Source, Span};
 use lamina_core::classify::{PolicyWarning, warnings};
 use lamina_core::flow::Direction;
-use lamina_core::layer::{Layer, Rule};
+use lamina_core::layer::{Layer, RulesIdentity};
 
 use super::ports::MergedPort;
 use super::{Converter, PortPolicy};
@@ -45,7 +45,7 @@ impl<'d> Written<'d> {
 impl Converter {
     /// Adds what the core says about the policy of each port. Layers of the same content are asked about once.
     pub(super) fn core_warnings(&mut self, ports: &[PortPolicy], merged: &[MergedPort<'_>]) {
-        let mut asked: HashSet<Vec<(*const Vec<Rule>, Span)>> = HashSet::new();
+        let mut asked: HashSet<Vec<(Option<RulesIdentity>, Span)>> = HashSet::new();
         for port in ports {
             let Some(written) = merged.iter().find(|merged| merged.name.value == port.config.name) else {
                 continue;
@@ -108,15 +108,15 @@ fn find<'d>(port: &MergedPort<'d>, layer: &Layer) -> Option<Written<'d>> {
 }
 
 /// What tells layers apart whose warnings would differ or be at other places.
-fn content(layer: &Layer, written: &Written<'_>) -> Vec<(*const Vec<Rule>, Span)> {
+fn content(layer: &Layer, written: &Written<'_>) -> Vec<(Option<RulesIdentity>, Span)> {
     let mut content = Vec::new();
     for (direction, groups) in [(Direction::Inbound, &layer.inbound), (Direction::Outbound, &layer.outbound)]
     {
-        for group in groups {
+        for group in groups.iter() {
             let span = written.group(direction, &group.name).map_or(Span::default(), |group| group.name.span);
-            content.push((std::sync::Arc::as_ptr(&group.rules), span));
+            content.push((Some(group.rules.identity()), span));
         }
-        content.push((std::ptr::null(), Span::default()));
+        content.push((None, Span::default()));
     }
     content
 }

@@ -105,7 +105,7 @@ pub(super) struct Declared {
 impl Declared {
     /// What `policy` reads: in conditions, in meters' keys (of every meter, used or not), to answer solicitations.
     pub(super) fn by(policy: &Policy) -> Self {
-        let groups = policy.layers.iter().flat_map(|layer| layer.inbound.iter().chain(&layer.outbound));
+        let groups = policy.layers.iter().flat_map(|layer| layer.inbound.iter().chain(&*layer.outbound));
         let mut fields: Vec<Field> =
             policy.resources.meters.iter().flat_map(|meter| meter.key.clone()).collect();
         for group in groups {

@@ -75,10 +75,10 @@ pub fn changes() -> impl Strategy<Value = Change> {
 }
 
 fn groups_mut(layer: &mut Layer, direction: Direction) -> &mut Vec<Group> {
-    match direction {
+    Arc::make_mut(match direction {
         Direction::Inbound => &mut layer.inbound,
         Direction::Outbound => &mut layer.outbound,
-    }
+    })
 }
 
 impl Change {
@@ -133,10 +133,11 @@ impl Change {
         let groups = groups_mut(&mut policy.layers[place.layer % count], place.direction);
         let count = groups.len().max(1);
         let Some(group) = groups.get_mut(place.group % count) else { return };
-        let rules = Arc::make_mut(&mut group.rules);
+        let mut rules: Vec<Rule> = group.rules.iter().cloned().collect();
         if !rules.is_empty() {
             let index = place.rule % rules.len();
-            change(rules, index);
+            change(&mut rules, index);
+            group.rules = rules.into();
         }
     }
 }

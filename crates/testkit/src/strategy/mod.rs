@@ -118,7 +118,7 @@ impl fmt::Debug for Scenario {
                 let (name, limit) = (&layer.name, layer.flow_limit);
                 writeln!(f, "  layer {name}: else in {inbound:?}, out {outbound:?}, flow limit {limit}")?;
                 for (direction, groups) in [("in", &layer.inbound), ("out", &layer.outbound)] {
-                    for group in groups {
+                    for group in groups.iter() {
                         let (name, priority, selection) = (&group.name, group.priority, group.selection);
                         writeln!(
                             f,

@@ -272,7 +272,7 @@ pub(super) fn group(
         })
         .collect();
     rules.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
-    Group { name: name.into(), priority, selection, conditions, rules: Arc::new(rules) }
+    Group { name: name.into(), priority, selection, conditions: conditions.into(), rules: rules.into() }
 }
 
 fn random_group(index: usize) -> impl Strategy<Value = Group> {
@@ -311,8 +311,8 @@ fn empty_layer(name: &str) -> Layer {
         priority: 0,
         default_inbound: DefaultAction::Pass,
         default_outbound: DefaultAction::Pass,
-        inbound: Vec::new(),
-        outbound: Vec::new(),
+        inbound: Arc::default(),
+        outbound: Arc::default(),
         flow_limit: 1 << 16,
     }
 }
@@ -330,8 +330,8 @@ fn random_layer() -> impl Strategy<Value = Layer> {
         prop_oneof![6 => Just(1usize << 16), 1 => 1usize..4],
     )
         .prop_map(|(inbound, outbound, default_inbound, default_outbound, flow_limit)| Layer {
-            inbound,
-            outbound,
+            inbound: inbound.into(),
+            outbound: outbound.into(),
             default_inbound,
             default_outbound,
             flow_limit,
@@ -352,8 +352,8 @@ fn acl() -> impl Strategy<Value = Layer> {
             is_out.into_iter().map(|(conditions, allowed)| rule(conditions, verdict(allowed), None));
         let outbound = outbound.chain([(9, Vec::new(), Action::Allow(Allow), false, Some(state))]);
         Layer {
-            inbound: std::vec![group("in", 0, Vec::new(), Selection::Priority, inbound.collect())],
-            outbound: std::vec![group("out", 0, Vec::new(), Selection::Priority, outbound.collect())],
+            inbound: std::vec![group("in", 0, Vec::new(), Selection::Priority, inbound.collect())].into(),
+            outbound: std::vec![group("out", 0, Vec::new(), Selection::Priority, outbound.collect())].into(),
             default_inbound: DefaultAction::Block,
             ..empty_layer("acl")
         }
@@ -371,8 +371,8 @@ fn nat() -> impl Strategy<Value = Layer> {
             std::vec![group(name, 0, Vec::new(), Selection::Priority, rules)]
         };
         Layer {
-            outbound: group("snat", outward, outbound),
-            inbound: group("dnat", inward, inbound),
+            outbound: group("snat", outward, outbound).into(),
+            inbound: group("dnat", inward, inbound).into(),
             ..empty_layer("nat")
         }
     })
@@ -387,7 +387,7 @@ fn balancer() -> impl Strategy<Value = Layer> {
         let rules = std::vec![rule(std::vec![service], action, Some(state))];
         let groups = std::vec![group("vip", 0, Vec::new(), Selection::Priority, rules)];
         let mut layer = empty_layer("slb");
-        *(if is_inbound { &mut layer.inbound } else { &mut layer.outbound }) = groups;
+        *(if is_inbound { &mut layer.inbound } else { &mut layer.outbound }) = groups.into();
         layer
     })
 }
@@ -408,8 +408,9 @@ fn vnet() -> impl Strategy<Value = Layer> {
                 conditions,
                 Selection::Priority,
                 std::vec![rule(Vec::new(), out, state_out)]
-            )],
-            inbound: std::vec![group("in", 0, Vec::new(), Selection::Priority, std::vec![decap])],
+            )]
+            .into(),
+            inbound: std::vec![group("in", 0, Vec::new(), Selection::Priority, std::vec![decap])].into(),
             ..empty_layer("vnet")
         }
     })
@@ -428,8 +429,8 @@ fn meters() -> impl Strategy<Value = Layer> {
             )]
         };
         Layer {
-            outbound: groups("out", out, state),
-            inbound: groups("in", back, None),
+            outbound: groups("out", out, state).into(),
+            inbound: groups("in", back, None).into(),
             ..empty_layer("meter")
         }
     })
@@ -451,7 +452,7 @@ fn responder() -> impl Strategy<Value = Layer> {
         ];
         let groups = std::vec![group("answers", 0, Vec::new(), Selection::Priority, rules)];
         let mut layer = empty_layer("respond");
-        *(if is_inbound { &mut layer.inbound } else { &mut layer.outbound }) = groups;
+        *(if is_inbound { &mut layer.inbound } else { &mut layer.outbound }) = groups.into();
         layer
     })
 }
@@ -463,7 +464,7 @@ fn gateway() -> impl Strategy<Value = Layer> {
             let turn = rule(std::vec![condition], Action::Hairpin(Hairpin { port }), state);
             let groups = std::vec![group("turn", 0, Vec::new(), Selection::Priority, std::vec![turn])];
             let mut layer = empty_layer("gateway");
-            *(if is_inbound { &mut layer.inbound } else { &mut layer.outbound }) = groups;
+            *(if is_inbound { &mut layer.inbound } else { &mut layer.outbound }) = groups.into();
             layer
         },
     )

@@ -3,9 +3,6 @@
 //! Layers, nearest the guest first: a stateful ACL that blocks inbound what no rule admits, a virtual address for
 //! every server, the tenant's network (VXLAN); and now and then a layer that passes everything.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-
 use lamina_core::action::{Action, Allow, Block, Decap, Encap, Nat, NatTo, Tunnel};
 use lamina_core::flow::{EncapKind, Field, HeaderField, Scope, Value};
 use lamina_core::layer::{
@@ -14,6 +11,7 @@ use lamina_core::layer::{
 use lamina_core::time::Duration;
 use lamina_core::transposition::{PushDscp, VXLAN_PORT};
 use lamina_testkit::builder::mac;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{GUESTS, HOSTS};
 
@@ -94,8 +92,8 @@ fn group(mut rules: Vec<Rule>) -> Vec<Group> {
         name: "rules".into(),
         priority: 0,
         selection: Selection::Priority,
-        conditions: vec![],
-        rules: Arc::new(rules),
+        conditions: [].into(),
+        rules: rules.into(),
     }]
 }
 
@@ -106,8 +104,8 @@ fn layer(name: &str, priority: i32, inbound: Vec<Rule>, outbound: Vec<Rule>) -> 
         priority,
         default_inbound: DefaultAction::Pass,
         default_outbound: DefaultAction::Pass,
-        inbound: group(inbound),
-        outbound: group(outbound),
+        inbound: group(inbound).into(),
+        outbound: group(outbound).into(),
         flow_limit: FLOW_LIMIT,
     }
 }
