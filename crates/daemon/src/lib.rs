@@ -6,5 +6,6 @@
 #![warn(missing_docs)]
 
 pub mod convert;
+pub mod explain;
 pub mod underlay;
 pub mod worker;

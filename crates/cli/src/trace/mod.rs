@@ -4,15 +4,11 @@
 //! reachable, and the core's simulation is asked. Packets given with `--after` are sent through that switch for
 //! real first, so that the conversations exist which the traced packet may belong to.
 
-mod decode;
 mod frame;
 mod input;
-mod json;
-mod names;
 mod packet;
-mod render;
 mod scene;
-mod why;
+mod sent;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -22,6 +18,7 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use lamina_core::flow::Direction;
 use lamina_daemon::convert::{PortIds, UPLINK};
+use lamina_daemon::explain;
 
 use input::Input;
 use scene::Scene;
@@ -91,7 +88,7 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         DirectionArg::Inbound => Direction::Inbound,
         DirectionArg::Outbound => Direction::Outbound,
     };
-    let mut sent = Vec::new();
+    let mut before = Vec::new();
     for text in &args.after {
         let (from, packet) = sender(text, &args.port, direction)?;
         let from = scene.port(from)?;
@@ -99,9 +96,9 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         let frame = Input::Text(packet).frame(macs)?;
         let became = scene.send(from, &frame);
         if !args.json {
-            println!("sent   {}", render::sent(&frame, &became));
+            println!("sent   {}", sent::text(&frame, &became));
         }
-        sent.push((frame, became));
+        before.push((frame, became));
     }
     let id = scene.port(&args.port)?;
     let words = args.packet.join(" ");
@@ -115,9 +112,11 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         .trace(id, direction, scene.port(&args.from)?, &frame)
         .ok_or_else(|| anyhow!("port `{}` cannot be traced in this direction", args.port))?;
     if args.json {
-        println!("{}", json::trace(&scene, &sent, &frame, &trace));
+        let mut value = explain::json(&scene, &frame, &trace);
+        value["sent"] = before.iter().map(|(frame, became)| sent::json(frame, became)).collect();
+        println!("{value}");
     } else {
-        print!("{}", render::trace(&scene, &frame, &trace));
+        print!("{}", explain::text(&scene, &frame, &trace));
     }
     Ok(ExitCode::SUCCESS)
 }

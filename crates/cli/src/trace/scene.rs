@@ -14,6 +14,7 @@ use lamina_core::simulate::Trace;
 use lamina_core::switch::{Output, PortId, PortLimits, Route, Switch, SwitchConfig, Underlay, UplinkConfig};
 use lamina_core::time::{Duration, Instant};
 use lamina_daemon::convert::{HostPolicy, PortIds, UPLINK};
+use lamina_daemon::explain::PortPolicies;
 
 use super::frame::{DefaultMacs, ELSEWHERE};
 
@@ -84,11 +85,6 @@ impl Scene {
         )
     }
 
-    /// The policy of the port called `name`.
-    pub fn policy_of(&self, name: &str) -> Option<&Policy> {
-        self.policy.port(name).map(|port| &port.policy)
-    }
-
     /// The Ethernet addresses of a packet that names none, crossing port `id` in `direction`.
     pub fn macs(&self, id: PortId, direction: Direction) -> DefaultMacs {
         let port = self.policy.ports.iter().find(|port| port.id == id);
@@ -130,6 +126,16 @@ impl Scene {
             }
             _ => self.switch.trace(self.now, id, frame),
         }
+    }
+}
+
+impl PortPolicies for Scene {
+    fn policy_of(&self, name: &str) -> Option<&Policy> {
+        self.policy.port(name).map(|port| &port.policy)
+    }
+
+    fn ids(&self) -> &PortIds {
+        &self.ids
     }
 }
 

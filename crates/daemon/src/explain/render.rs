@@ -7,32 +7,14 @@ use lamina_core::flow::{Direction, HeaderStack};
 use lamina_core::layer::{Condition, DefaultAction};
 use lamina_core::simulate::{CacheState, GroupTraceVerdict, Trace, TraceDecision, TraceNode, TraceOutcome};
 
-use super::decode;
 use super::names::Names;
-use super::scene::{Scene, Sent};
 use super::why::{self, Place};
-
-/// What became of a packet that was sent for real, in one line.
-pub fn sent(frame: &[u8], sent: &Sent) -> String {
-    let what = decode::line(frame);
-    match sent {
-        Sent::Left(left) => {
-            let ways: Vec<String> =
-                left.iter().map(|(name, frame)| format!("{name} as {}", decode::line(frame))).collect();
-            format!("{what}\n    -> {}", ways.join("\n    -> "))
-        }
-        Sent::Dropped(reasons) if reasons.is_empty() => format!("{what}\n    -> nowhere"),
-        Sent::Dropped(reasons) => {
-            let names: Vec<&str> = reasons.iter().map(|reason| reason.name()).collect();
-            format!("{what}\n    -> dropped: {}", names.join(", "))
-        }
-    }
-}
+use super::{PortPolicies, decode};
 
 /// The whole trace.
-pub fn trace(scene: &Scene, frame: &[u8], trace: &Trace) -> String {
+pub fn trace(ports: &dyn PortPolicies, frame: &[u8], trace: &Trace) -> String {
     let mut page = Page { text: String::new(), prefix: String::new() };
-    page.crossing(scene, frame, trace);
+    page.crossing(ports, frame, trace);
     page.text
 }
 
@@ -62,8 +44,8 @@ impl Page {
         self.below(is_last, |page| lines.for_each(|line| page.line(line)));
     }
 
-    fn crossing(&mut self, scene: &Scene, frame: &[u8], trace: &Trace) {
-        let names = Names { policy: scene.policy_of(&trace.port), ids: &scene.ids };
+    fn crossing(&mut self, ports: &dyn PortPolicies, frame: &[u8], trace: &Trace) {
+        let names = Names { policy: ports.policy_of(&trace.port), ids: ports.ids() };
         let way = match trace.direction {
             _ if names.policy.is_none() => "from the network by",
             Direction::Inbound => "inbound to",
@@ -93,18 +75,18 @@ impl Page {
             for next in &trace.next {
                 let back = matches!(trace.outcome, TraceOutcome::Reply(_));
                 if back {
-                    page.way_back(scene, next);
+                    page.way_back(ports, next);
                 } else {
-                    page.crossing(scene, next_frame, next);
+                    page.crossing(ports, next_frame, next);
                 }
             }
         });
     }
 
     /// The way of a reply back through the layers already crossed; the trace holds its headers, not its bytes.
-    fn way_back(&mut self, scene: &Scene, trace: &Trace) {
+    fn way_back(&mut self, ports: &dyn PortPolicies, trace: &Trace) {
         self.line(format!("the reply goes {} through", trace.direction.name()));
-        let names = Names { policy: scene.policy_of(&trace.port), ids: &scene.ids };
+        let names = Names { policy: ports.policy_of(&trace.port), ids: ports.ids() };
         for node in &trace.layers {
             self.branch(false, format!("layer {} ({})", node.layer, node.owner));
             self.below(false, |page| page.layer(&names, node, trace.direction));
@@ -115,7 +97,7 @@ impl Page {
                 page.line(line);
             }
             for next in &trace.next {
-                page.crossing(scene, &trace.frame, next);
+                page.crossing(ports, &trace.frame, next);
             }
         });
     }

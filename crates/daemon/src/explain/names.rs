@@ -2,14 +2,14 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::convert::PortIds;
 use lamina_api::document::{HeaderField as Written, ValueKind};
 use lamina_core::address::MacAddr;
 use lamina_core::flow::{Direction, EncapKind, Family, Field, HeaderField, HeaderStack, Scope, Value};
 use lamina_core::layer::{Condition, Policy, ValueRange};
-use lamina_daemon::convert::PortIds;
 
 /// What names can mean in a trace of one port.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Names<'a> {
     /// The port's policy; its metadata keys and resources.
     pub policy: Option<&'a Policy>,
@@ -203,7 +203,7 @@ ports:
                   ingress-port: [vm1, uplink]
                 action: allow
 "#;
-        let converted = lamina_daemon::convert::convert(&lamina_api::parse("t", text).unwrap()).unwrap();
+        let converted = crate::convert::convert(&lamina_api::parse("t", text).unwrap()).unwrap();
         let mut ids = PortIds::default();
         ids.assign(&"vm1".into());
         let policy = &converted.policy.ports[0].policy;

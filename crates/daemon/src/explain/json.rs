@@ -6,35 +6,23 @@ use lamina_core::layer::{Condition, DefaultAction};
 use lamina_core::simulate::{CacheState, GroupTraceVerdict, Trace, TraceDecision, TraceNode, TraceOutcome};
 use serde_json::{Value, json};
 
-use super::decode;
 use super::names::Names;
-use super::scene::{Scene, Sent};
 use super::why::{dropped_by, missed};
+use super::{PortPolicies, decode};
 
-/// The whole trace of `frame`, before which `before` was sent for real.
-pub fn trace(scene: &Scene, before: &[(Vec<u8>, Sent)], frame: &[u8], trace: &Trace) -> Value {
-    let before: Vec<Value> = before.iter().map(|(frame, became)| sent(frame, became)).collect();
-    json!({ "version": 1, "sent": before, "frame": bytes(frame), "trace": crossing(scene, trace) })
+/// The whole trace of `frame`, in the form that the reference page documents.
+pub fn trace(ports: &dyn PortPolicies, frame: &[u8], trace: &Trace) -> Value {
+    json!({ "version": 1, "sent": [], "frame": self::frame(frame), "trace": crossing(ports, trace) })
 }
 
-fn sent(frame: &[u8], became: &Sent) -> Value {
-    let (left, dropped) = match became {
-        Sent::Left(left) => (left.as_slice(), &[][..]),
-        Sent::Dropped(reasons) => (&[][..], reasons.as_slice()),
-    };
-    let left: Vec<Value> =
-        left.iter().map(|(by, frame)| json!({ "by": &**by, "frame": bytes(frame) })).collect();
-    let dropped: Vec<&str> = dropped.iter().map(|reason| reason.name()).collect();
-    json!({ "frame": bytes(frame), "left": left, "dropped": dropped })
-}
-
-fn bytes(frame: &[u8]) -> Value {
+/// A frame: its length, its bytes in hexadecimal, its headers in words.
+pub fn frame(frame: &[u8]) -> Value {
     let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
     json!({ "length": frame.len(), "hex": hex, "headers": decode::lines(frame) })
 }
 
-fn crossing(scene: &Scene, trace: &Trace) -> Value {
-    let names = Names { policy: scene.policy_of(&trace.port), ids: &scene.ids };
+fn crossing(ports: &dyn PortPolicies, trace: &Trace) -> Value {
+    let names = Names { policy: ports.policy_of(&trace.port), ids: ports.ids() };
     let layers: Vec<Value> = trace.layers.iter().map(|node| layer(&names, node, trace.direction)).collect();
     json!({
         "port": &*trace.port,
@@ -49,8 +37,8 @@ fn crossing(scene: &Scene, trace: &Trace) -> Value {
         "layers": layers,
         "change": change(&trace.transposition),
         "outcome": outcome(trace),
-        "result": if trace.frame.is_empty() { Value::Null } else { bytes(&trace.frame) },
-        "next": trace.next.iter().map(|next| crossing(scene, next)).collect::<Vec<_>>(),
+        "result": if trace.frame.is_empty() { Value::Null } else { frame(&trace.frame) },
+        "next": trace.next.iter().map(|next| crossing(ports, next)).collect::<Vec<_>>(),
     })
 }
 
