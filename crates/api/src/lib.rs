@@ -12,6 +12,7 @@
 mod decode;
 pub mod diagnostic;
 pub mod document;
+pub mod pcapng;
 pub mod source;
 pub mod suggest;
 pub mod topology;

@@ -202,7 +202,6 @@ impl DropLog {
     }
 
     /// The place of the last packet.
-    #[cfg(test)]
     pub(crate) fn last(&self) -> Option<&DropRow> {
         let last = self.recent.get((self.next + RECENT_DROPS - 1) % RECENT_DROPS)?;
         self.rows.get(last.row as usize)

@@ -4,11 +4,17 @@
 //! bounded slices, since the worker that answers also forwards packets. Reading changes nothing that a packet
 //! could notice, and nothing here decides about packets.
 
+mod capture;
 mod drops;
 mod filter;
 mod flows;
 mod limits;
 
+pub use capture::{
+    CaptureError, CaptureId, CapturePlace, CapturePoint, CaptureRecord, CaptureSink, CaptureSpec,
+    CaptureStatus, CaptureVerdict, MAX_CAPTURES, VerdictFilter,
+};
+pub(crate) use capture::{Captures, Tag};
 pub(crate) use drops::{DropLog, DropPlace, Lost};
 pub use drops::{DropRow, DropSummary, MAX_DROP_PLACES, RECENT_DROPS};
 pub use filter::{FlowFilter, PacketFilter};

@@ -67,7 +67,7 @@ impl Switch {
         self.drop_log(id).map(DropLog::recent)
     }
 
-    fn drop_log(&self, id: Option<PortId>) -> Option<&DropLog> {
+    pub(super) fn drop_log(&self, id: Option<PortId>) -> Option<&DropLog> {
         let Some(id) = id else { return Some(&self.fabric.ownerless) };
         match self.port(id) {
             Some(port) => Some(&port.drop_log),

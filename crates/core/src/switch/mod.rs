@@ -4,6 +4,7 @@ mod fabric;
 mod inspect;
 mod mappings;
 mod receive;
+mod tap;
 mod underlay;
 
 pub use crate::port::{LayerFlowInfo, Tuple};
@@ -23,6 +24,7 @@ use hashbrown::HashMap;
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
 use crate::flow::Direction;
+use crate::inspect::Captures;
 use crate::layer::{Compiler, Name, Policy, Program};
 use crate::packet::Packet;
 use crate::port::Port;
@@ -113,6 +115,7 @@ pub struct Switch {
     mappings: LiveMappings,
     /// Packets on their way to a side of a port; empty between calls.
     pending: Vec<Pending>,
+    captures: Captures,
 }
 
 /// Conversations and unified flows that one call of [`Switch::sweep`] looks at per port.
@@ -128,6 +131,7 @@ impl Switch {
             compiler: Compiler::new(),
             mappings: LiveMappings::new(config.seed),
             pending: Vec::new(),
+            captures: Captures::default(),
         }
     }
 

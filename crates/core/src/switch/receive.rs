@@ -3,6 +3,7 @@
 //! Order within one packet: nothing of a port's state changes before the packet's bytes are edited and it is
 //! certain that the packet leaves, so that a dropped packet leaves no trace (§3.7).
 
+use super::tap::{Threshold, tap_layers};
 use super::{Fabric, Output, PortId, Switch};
 use crate::action::Reply;
 use crate::drop_reason::DropReason;
@@ -23,6 +24,14 @@ pub(super) struct Pending {
     direction: Direction,
     ingress: PortId,
     packet: Packet,
+}
+
+/// What the first crossing of a received packet came to.
+#[derive(Clone, Copy)]
+pub(super) struct Entered {
+    /// The port that it crossed, or the uplink where it crossed none.
+    pub(super) at: PortId,
+    pub(super) is_dropped: bool,
 }
 
 /// What became of a packet on one side of a port.
@@ -71,31 +80,52 @@ struct Crossing<'a> {
 impl Switch {
     /// Processes a batch that was received on `from`, draining it into `output`.
     pub fn receive(&mut self, now: Instant, from: PortId, batch: &mut Batch, output: &mut Output) {
+        if self.captures.are_running() {
+            self.process::<true>(now, from, batch, output);
+        } else {
+            self.process::<false>(now, from, batch, output);
+        }
+    }
+
+    /// Compiled twice, so that no packet asks whether a capture runs.
+    fn process<const TAPS: bool>(
+        &mut self,
+        now: Instant,
+        from: PortId,
+        batch: &mut Batch,
+        output: &mut Output,
+    ) {
         let is_uplink = self.fabric.uplink(from).is_some();
         let mut scratch = Scratch::default();
         for packet in batch.drain(..) {
-            if is_uplink {
-                self.enter_from_network(now, from, packet, &mut scratch, output);
-            } else {
-                self.enter_from_guest(now, from, packet, &mut scratch, output);
+            if TAPS {
+                self.captures.hold(packet.frame());
+            }
+            let entered = match is_uplink {
+                true => self.enter_from_network::<TAPS>(now, from, packet, &mut scratch, output),
+                false => self.enter_from_guest::<TAPS>(now, from, packet, &mut scratch, output),
+            };
+            if TAPS {
+                self.tap_received(now, from, entered);
             }
             while let Some(next) = self.pending.pop() {
                 let reading = Reading::of(&next.packet, &mut scratch);
-                self.enter(now, next, reading, &mut scratch, output);
+                self.enter::<TAPS>(now, next, reading, &mut scratch, output);
             }
         }
     }
 
-    fn enter_from_guest(
+    fn enter_from_guest<const TAPS: bool>(
         &mut self,
         now: Instant,
         from: PortId,
         mut packet: Packet,
         scratch: &mut Scratch,
         output: &mut Output,
-    ) {
+    ) -> Entered {
         let Some(port) = self.ports.get_mut(&from) else {
-            return self.lose_ownerless(now, Direction::Outbound, packet, output);
+            self.fabric.lose_ownerless(Direction::Outbound, &lost(now, &packet, None));
+            return self.discard::<TAPS>(now, (from, Direction::Outbound), packet, output);
         };
         let crossing = Crossing {
             fabric: &self.fabric,
@@ -105,21 +135,39 @@ impl Switch {
             direction: Direction::Outbound,
             ingress: from,
         };
+        if TAPS {
+            tap_layers(&mut self.captures, port, &crossing.threshold(), &packet);
+        }
         let reading = Reading::of(&packet, scratch);
         match crossing.cross(port, &mut packet, reading, scratch, output) {
-            Fate::Drop => output.free.push(packet),
-            Fate::Forward(egress) => self.forward(from, egress, packet, output),
+            Fate::Drop => self.discard::<TAPS>(now, (from, Direction::Outbound), packet, output),
+            Fate::Forward(egress) => self.forward::<TAPS>(now, from, egress, packet, output),
         }
     }
 
-    fn enter_from_network(
+    /// Frees a packet that port or uplink `at` dropped.
+    fn discard<const TAPS: bool>(
+        &mut self,
+        now: Instant,
+        (at, direction): (PortId, Direction),
+        packet: Packet,
+        output: &mut Output,
+    ) -> Entered {
+        if TAPS {
+            self.tap_dropped(now, at, direction, &packet);
+        }
+        output.free.push(packet);
+        Entered { at, is_dropped: true }
+    }
+
+    fn enter_from_network<const TAPS: bool>(
         &mut self,
         now: Instant,
         from: PortId,
         packet: Packet,
         scratch: &mut Scratch,
         output: &mut Output,
-    ) {
+    ) -> Entered {
         let reading = Reading::of(&packet, scratch);
         let target = reading.or_opaque(&packet, scratch).and_then(|()| {
             let parsed = &scratch.parsed;
@@ -132,52 +180,59 @@ impl Switch {
         match target {
             Ok(Egress::Port { to, direction }) => {
                 let next = Pending { to, direction, ingress: from, packet };
-                self.enter(now, next, reading, scratch, output);
+                self.enter::<TAPS>(now, next, reading, scratch, output)
             }
-            Ok(egress) => self.forward(from, egress, packet, output),
+            Ok(egress) => self.forward::<TAPS>(now, from, egress, packet, output),
             Err(reason) => {
                 let parsed = reading.0.is_ok().then_some(&scratch.parsed);
                 self.fabric.lose(from, reason, &lost(now, &packet, parsed));
-                output.free.push(packet);
+                self.discard::<TAPS>(now, (from, Direction::Inbound), packet, output)
             }
         }
     }
 
-    /// Drops a packet of a port that was removed.
-    fn lose_ownerless(&mut self, now: Instant, direction: Direction, packet: Packet, output: &mut Output) {
-        self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
-        output.free.push(packet);
-    }
-
     /// Takes a packet, whose headers are in `scratch` as `reading` says, through one side of a port.
-    fn enter(
+    fn enter<const TAPS: bool>(
         &mut self,
         now: Instant,
         next: Pending,
         reading: Reading,
         scratch: &mut Scratch,
         output: &mut Output,
-    ) {
+    ) -> Entered {
         let Pending { to, direction, ingress, mut packet } = next;
         let Some(port) = self.ports.get_mut(&to) else {
-            return self.lose_ownerless(now, direction, packet, output);
+            self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
+            return self.discard::<TAPS>(now, (to, direction), packet, output);
         };
         let crossing =
             Crossing { fabric: &self.fabric, mappings: &self.mappings, now, id: to, direction, ingress };
         if !packet.take_turn() {
             let parsed = reading.0.is_ok().then_some(&scratch.parsed);
             crossing.lose(port, DropReason::TooManyTurns, &packet, parsed);
-            output.free.push(packet);
-            return;
+            return self.discard::<TAPS>(now, (to, direction), packet, output);
+        }
+        if TAPS {
+            tap_layers(&mut self.captures, port, &crossing.threshold(), &packet);
         }
         match crossing.cross(port, &mut packet, reading, scratch, output) {
-            Fate::Drop => output.free.push(packet),
-            Fate::Forward(egress) => self.forward(to, egress, packet, output),
+            Fate::Drop => self.discard::<TAPS>(now, (to, direction), packet, output),
+            Fate::Forward(egress) => self.forward::<TAPS>(now, to, egress, packet, output),
         }
     }
 
     /// Sends a packet on its way from port or uplink `from`.
-    fn forward(&mut self, from: PortId, egress: Egress, packet: Packet, output: &mut Output) {
+    fn forward<const TAPS: bool>(
+        &mut self,
+        now: Instant,
+        from: PortId,
+        egress: Egress,
+        packet: Packet,
+        output: &mut Output,
+    ) -> Entered {
+        if TAPS {
+            self.tap_sent(now, from, egress, &packet);
+        }
         match egress {
             Egress::Nic { .. } => output.transmit.push((from, packet)),
             Egress::Port { to, direction } => {
@@ -199,10 +254,16 @@ impl Switch {
                 output.free.push(packet);
             }
         }
+        Entered { at: from, is_dropped: false }
     }
 }
 
 impl Crossing<'_> {
+    fn threshold(&self) -> Threshold<'_> {
+        let Crossing { now, id, direction, ingress, mappings, .. } = *self;
+        Threshold { time: now, id, direction, ingress, mappings }
+    }
+
     /// Takes a packet across, whose headers are in `scratch` as `reading` says.
     fn cross(
         &self,

@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | `mod` | the worker and its breath |
 //! | `ports` | the backends and what waits to be sent by them |
+//! | `capture` | captured packets on their way to another thread |
 //! | `mailbox` | commands from other threads |
 //! | `sleep` | waiting for any of it |
 //! | `thread` | the thread, and the handle that others hold |
@@ -17,11 +18,13 @@
 //! The worker must never wait for anything but new work, and must never lose a buffer: what is received is sent,
 //! consumed or dropped by the switch, and comes back to the pool in the same breath.
 
+mod capture;
 mod mailbox;
 mod ports;
 mod sleep;
 mod thread;
 
+pub use capture::{CaptureReader, CaptureWriter, CapturedPacket, capture_ring};
 pub use mailbox::{Command, SendError};
 pub use ports::{PortError, Ports};
 pub use thread::{CallError, Handle, spawn};
@@ -130,6 +133,7 @@ impl Worker {
 
     /// One breath at `now`. True when there was something to do, so another breath should follow at once.
     pub fn breathe(&mut self, now: Instant) -> bool {
+        self.ports.set_now(now);
         let mut is_busy = self.run_commands();
         let count = self.ports.len();
         self.first = if self.first + 1 < count { self.first + 1 } else { 0 };

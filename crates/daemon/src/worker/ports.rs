@@ -32,6 +32,8 @@ pub struct Ports {
     waiting_packets: usize,
     waiting_bytes: usize,
     any_port_full: bool,
+    /// When the breath began.
+    now: Instant,
     /// Buffers of backends that were detached, on their way to the pool.
     orphans: Batch,
 }
@@ -100,6 +102,15 @@ impl Ports {
     /// What the backend of `id` can do.
     pub fn capabilities(&self, id: PortId) -> Option<Capabilities> {
         Some(self.attached.get(*self.places.get(&id)?)?.backend.capabilities())
+    }
+
+    /// The time of the breath, for commands: the clock by which the switch knows its flows.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now = now;
     }
 
     pub(super) fn len(&self) -> usize {
