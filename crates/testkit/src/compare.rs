@@ -4,6 +4,8 @@
 //! port, the underlay addresses to resolve. At the end, and after sweeps and policy changes: all counters and the
 //! layer flows that live.
 
+mod told;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -15,13 +17,13 @@ use lamina_core::stats::Count;
 use lamina_core::switch::{Output, PortId, Switch, SwitchConfig};
 use lamina_core::time::{Duration, Instant};
 
-use crate::oracle::{
-    BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, RuleName, Tally, Tuple,
-};
+use crate::oracle::{BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, RuleName, Tally};
 use crate::strategy::packet::reply_to;
 use crate::strategy::universe::{self, PORTS, SEED, UPLINK};
 use crate::strategy::{Scenario, Step};
 use crate::wire::{decode, tunnel_offsets};
+
+use told::Watcher;
 
 /// What a scenario exercised, for judging whether the random tests reach what they should.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -38,6 +40,12 @@ pub struct Coverage {
     pub reconciled: u64,
     /// Pairs of layer flows alive at the end.
     pub layer_flows: u64,
+    /// Unified flows that lists showed.
+    pub listed: u64,
+    /// Conversations that were cleared.
+    pub cleared: u64,
+    /// Packets captured at layers.
+    pub captured: u64,
     /// Drops by reason.
     pub drops: BTreeMap<DropReason, u64>,
 }
@@ -51,6 +59,9 @@ impl Coverage {
         self.drop_cache_hits += other.drop_cache_hits;
         self.reconciled += other.reconciled;
         self.layer_flows += other.layer_flows;
+        self.listed += other.listed;
+        self.cleared += other.cleared;
+        self.captured += other.captured;
         for (reason, count) in &other.drops {
             *self.drops.entry(*reason).or_default() += count;
         }
@@ -75,6 +86,8 @@ struct Pair {
     received: Vec<(PortId, Vec<u8>)>,
     sent: Vec<(PortId, Vec<u8>)>,
     output: Output,
+    /// While the scenario captures.
+    watcher: Option<Watcher>,
     coverage: Coverage,
 }
 
@@ -96,6 +109,7 @@ impl Pair {
             received: Vec::new(),
             sent: Vec::new(),
             output: Output::default(),
+            watcher: None,
             coverage: Coverage::default(),
         };
         pair.set_multicast(scenario.has_multicast);
@@ -179,6 +193,16 @@ impl Pair {
                 self.oracle.replace_mapping(content);
                 Ok(())
             }
+            Step::List { port, filter, budget } => self.list(PORTS[*port], filter, *budget).map(|_| ()),
+            Step::Clear { port, filter, budget } => self.clear(PORTS[*port], filter, *budget),
+            Step::Captures(wanted) => {
+                match (self.watcher.take(), wanted) {
+                    (Some(watcher), false) => watcher.stop(&mut self.core),
+                    (None, true) => self.watcher = Some(Watcher::start(&mut self.core)?),
+                    (watcher, _) => self.watcher = watcher,
+                }
+                Ok(())
+            }
             Step::Multicast(is_named) => {
                 self.set_multicast(*is_named);
                 Ok(())
@@ -224,6 +248,9 @@ impl Pair {
             }
             return Err(why);
         }
+        if let Some(watcher) = &self.watcher {
+            self.coverage.captured += watcher.check((from, &frame), &sent, drops.len())?;
+        }
         for (_, reason) in drops {
             *self.coverage.drops.entry(reason).or_default() += 1;
         }
@@ -267,7 +294,7 @@ impl Pair {
                 ));
             }
         }
-        Ok(())
+        self.compare_drops()
     }
 
     fn finish(mut self) -> Result<Coverage, String> {
@@ -371,17 +398,7 @@ fn without_zeroes(mut counters: Counters) -> Counters {
 }
 
 fn core_layer_flows(core: &Switch, id: PortId, now: Instant) -> Vec<LayerFlow> {
-    let key = |direction, tuple: lamina_core::switch::Tuple| LayerKey {
-        direction,
-        tuple: Tuple {
-            src: tuple.src,
-            dst: tuple.dst,
-            protocol: tuple.protocol,
-            src_port: tuple.src_port,
-            dst_port: tuple.dst_port,
-            tenant: tuple.tenant,
-        },
-    };
+    let key = |direction, tuple| LayerKey { direction, tuple: told::tuple(tuple) };
     let mut flows: Vec<LayerFlow> = core
         .layer_flows(id, now)
         .into_iter()

@@ -22,7 +22,7 @@ use crate::layer::{CompiledLayer, DefaultAction};
 use crate::resource::{LiveMappings, mix};
 use crate::switch::PortId;
 use crate::time::Instant;
-use crate::transposition::Transposition;
+use crate::transposition::{Edit, Transposition};
 
 /// Cursors from here on count conversations.
 const CONVERSATIONS: u64 = 1 << 32;
@@ -204,10 +204,7 @@ impl<'a> FlowWalk<'a> {
         let Some(program) = &self.port.program else {
             return Path { steps: steps.0, change: Transposition::IDENTITY, pair_key: None };
         };
-        let mut headers = key.headers;
-        for group in headers.groups_mut().iter_mut().filter(|group| group.extra.ttl == 0) {
-            group.extra.ttl = SOME_TTL;
-        }
+        let headers = with_some_ttl(&key.headers);
         let entry = Entry {
             headers,
             direction: key.direction,
@@ -240,6 +237,7 @@ impl<'a> FlowWalk<'a> {
         let Admitted { flow, key, path } = admitted;
         let path = path.unwrap_or_else(|| self.ask(&key));
         let port = self.port;
+        let answer = port.answers.get(flow.basis.answer);
         let history = port.flows.history(place);
         let mut count = history.folded;
         count.add(flow.count);
@@ -252,7 +250,15 @@ impl<'a> FlowWalk<'a> {
             };
             conversation.flows.iter().filter(is_partner).map(|other| self.number(*other)).collect()
         });
-        let egress = match port.answers.get(flow.basis.answer).map(|answer| answer.egress) {
+        let is_stale = !port.is_current(flow, self.now, self.mappings);
+        debug_assert!(
+            is_stale
+                || answer.map(|answer| &answer.edit)
+                    == Edit::compile(&path.change, &with_some_ttl(&key.headers)).ok().as_ref(),
+            "the layers answer otherwise than the cache: {}",
+            path.change
+        );
+        let egress = match answer.map(|answer| answer.egress) {
             Some(Egress::Port { to, direction }) => FlowEgress::Port { to, direction },
             Some(Egress::Uplink { id, .. }) => FlowEgress::Uplink(id),
             Some(Egress::Multicast) => FlowEgress::Multicast,
@@ -274,7 +280,7 @@ impl<'a> FlowWalk<'a> {
             created: history.created,
             last_seen: flow.last_seen,
             generation: flow.basis.generation,
-            is_stale: !port.is_current(flow, self.now, self.mappings),
+            is_stale,
         }
     }
 
@@ -292,6 +298,15 @@ impl<'a> FlowWalk<'a> {
             layer_flows: conversation.pairs.iter().filter_map(layer_flow).collect(),
         })
     }
+}
+
+/// Headers read from a key, which seldom holds a time to live.
+fn with_some_ttl(headers: &HeaderStack) -> HeaderStack {
+    let mut headers = *headers;
+    for group in headers.groups_mut().iter_mut().filter(|group| group.extra.ttl == 0) {
+        group.extra.ttl = SOME_TTL;
+    }
+    headers
 }
 
 enum Place {

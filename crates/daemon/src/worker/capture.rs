@@ -93,7 +93,7 @@ impl CaptureSink for CaptureWriter {
 
 impl CaptureReader {
     /// The next packet, if one is there.
-    pub fn next(&mut self) -> Option<CapturedPacket> {
+    pub fn take(&mut self) -> Option<CapturedPacket> {
         self.packets.pop().ok()
     }
 
@@ -134,17 +134,17 @@ mod tests {
         let (mut writer, mut reader) = capture_ring(2, 10);
         assert!(take(&mut writer, 1) && take(&mut writer, 2));
         assert!(!take(&mut writer, 3));
-        let first = reader.next().unwrap();
+        let first = reader.take().unwrap();
         assert_eq!((first.frame.as_slice(), first.length), (&[1; 10][..], 100));
         let buffer = first.frame.as_ptr();
         assert!(!take(&mut writer, 4), "its buffer is still out");
         reader.recycle(first);
         assert!(take(&mut writer, 5));
-        assert_eq!(reader.next().unwrap().frame, [2; 10]);
-        let third = reader.next().unwrap();
+        assert_eq!(reader.take().unwrap().frame, [2; 10]);
+        let third = reader.take().unwrap();
         assert_eq!((third.frame.as_slice(), third.frame.as_ptr()), (&[5; 10][..], buffer));
         assert!(!reader.is_over());
         drop(writer);
-        assert!(reader.is_over() && reader.next().is_none());
+        assert!(reader.is_over() && reader.take().is_none());
     }
 }

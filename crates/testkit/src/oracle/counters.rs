@@ -17,7 +17,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, bytes: usize) {
+    pub(super) fn add(&mut self, bytes: usize) {
         self.packets += 1;
         self.bytes += bytes as u64;
     }
@@ -47,6 +47,32 @@ impl RuleName {
 pub(super) enum Selected {
     Rule(RuleName),
     Default(Name, Direction),
+}
+
+/// Why and where packets are dropped.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct DropSite {
+    /// The reason.
+    pub reason: DropReason,
+    /// Which way they crossed the port.
+    pub direction: Direction,
+    /// The layer that dropped them, if one did.
+    pub layer: Option<Name>,
+    /// The group and rule, if one did.
+    pub rule: Option<(Name, Name)>,
+}
+
+impl DropSite {
+    pub(super) fn new(reason: DropReason, direction: Direction, by: Option<&Selected>) -> Self {
+        let (layer, rule) = match by {
+            None => (None, None),
+            Some(Selected::Default(layer, _)) => (Some(layer.clone()), None),
+            Some(Selected::Rule(name)) => {
+                (Some(name.layer.clone()), Some((name.group.clone(), name.rule.clone())))
+            }
+        };
+        DropSite { reason, direction, layer, rule }
+    }
 }
 
 /// The cells of one meter.

@@ -12,6 +12,7 @@ use lamina_core::packet::HEADROOM;
 use lamina_core::switch::PortId;
 use lamina_core::time::Instant;
 
+use super::counters::DropSite;
 use super::port::{Entry, Outcome, Plan};
 use super::{Oracle, Received, reply};
 use crate::wire::{Frame, Header, decode, decode_opaque};
@@ -60,6 +61,8 @@ impl Oracle {
                     let uplink = self.uplinks.iter_mut().find(|uplink| uplink.id == from);
                     if let Some(uplink) = uplink {
                         *uplink.drops.entry(reason).or_default() += 1;
+                        let site = DropSite::new(reason, Direction::Inbound, None);
+                        uplink.drop_sites.entry(site).or_default().add(frame.len());
                     }
                     received.drops.push((from, reason));
                     None
@@ -94,6 +97,8 @@ impl Oracle {
             if moving.turns > MOST_TURNS {
                 if let Some(port) = self.ports.get_mut(&to) {
                     port.counters.dropped(DropReason::TooManyTurns);
+                    let site = DropSite::new(DropReason::TooManyTurns, direction, None);
+                    port.count_drop(site, moving.bytes.len());
                     received.drops.push((to, DropReason::TooManyTurns));
                 }
                 continue;
@@ -110,6 +115,8 @@ impl Oracle {
         port.purge(side.now);
         let Some(policy) = port.policy.clone() else {
             port.counters.dropped(DropReason::PortNotReady);
+            let site = DropSite::new(DropReason::PortNotReady, side.direction, None);
+            port.count_drop(site, moving.bytes.len());
             received.drops.push((side.id, DropReason::PortNotReady));
             return None;
         };
@@ -121,6 +128,7 @@ impl Oracle {
             Ok(frame) => frame,
             Err(reason) => {
                 port.counters.dropped(reason);
+                port.count_drop(DropSite::new(reason, side.direction, None), moving.bytes.len());
                 received.drops.push((side.id, reason));
                 return None;
             }

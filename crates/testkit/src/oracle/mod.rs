@@ -42,11 +42,11 @@ mod reply;
 mod transpose;
 mod tuple;
 
-pub use counters::{Counters, MeterTally, RuleName, Tally};
+pub use counters::{Counters, DropSite, MeterTally, RuleName, Tally};
 pub use transpose::BLANK_ENTROPY;
 pub use tuple::{LayerKey, Tuple};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lamina_core::drop_reason::DropReason;
@@ -75,6 +75,7 @@ struct Uplink {
     id: PortId,
     config: UplinkConfig,
     drops: BTreeMap<DropReason, u64>,
+    drop_sites: BTreeMap<DropSite, Tally>,
 }
 
 /// What came of one received frame.
@@ -117,7 +118,7 @@ impl Oracle {
 
     /// Adds an uplink.
     pub fn add_uplink(&mut self, id: PortId, config: UplinkConfig) {
-        self.uplinks.push(Uplink { id, config, drops: BTreeMap::new() });
+        self.uplinks.push(Uplink { id, config, drops: BTreeMap::new(), drop_sites: BTreeMap::new() });
         self.raise_generations();
     }
 
@@ -172,6 +173,21 @@ impl Oracle {
     pub fn uplink_drops(&self, id: PortId) -> BTreeMap<DropReason, u64> {
         let uplink = self.uplinks.iter().find(|uplink| uplink.id == id);
         uplink.map_or(BTreeMap::new(), |uplink| uplink.drops.clone())
+    }
+
+    /// Drops of a port or uplink by place, as packets and bytes.
+    pub fn drop_sites(&self, id: PortId) -> BTreeMap<DropSite, (u64, u64)> {
+        let uplink = self.uplinks.iter().find(|uplink| uplink.id == id).map(|uplink| &uplink.drop_sites);
+        let sites = self.ports.get(&id).map(|port| &port.drop_sites).or(uplink);
+        let plain = |(site, tally): (&DropSite, &Tally)| (site.clone(), (tally.packets, tally.bytes));
+        sites.map_or(BTreeMap::new(), |sites| sites.iter().map(plain).collect())
+    }
+
+    /// Ends the conversations of port `id` that have these keys, with all their state.
+    pub fn end_conversations(&mut self, id: PortId, keys: &BTreeSet<Tuple>) {
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.end_conversations(keys);
+        }
     }
 
     /// The layer flows of port `id` that live at `now`, sorted.

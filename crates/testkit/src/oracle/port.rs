@@ -3,7 +3,7 @@
 //! A walk changes nothing; what it found is written down in a [`Plan`], which is then carried out, or, for a packet
 //! that is dropped, mostly thrown away (§3.7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lamina_core::action::Reply;
 use lamina_core::drop_reason::DropReason;
@@ -15,7 +15,7 @@ use lamina_core::time::{Duration, Instant};
 use lamina_core::transposition::HeaderOp;
 
 use super::action::{self, Effect, Sources};
-use super::counters::{Counters, RuleName, Selected};
+use super::counters::{Counters, DropSite, RuleName, Selected, Tally};
 use super::mapping::{Reading, Tables};
 use super::read::{self, Metadata, View};
 use super::transpose;
@@ -37,6 +37,7 @@ pub(super) struct Port {
     declared: Declared,
     next_id: u64,
     pub(super) counters: Counters,
+    pub(super) drop_sites: BTreeMap<DropSite, Tally>,
 }
 
 /// What is remembered of a flow.
@@ -103,6 +104,8 @@ pub(super) struct Entry {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) outcome: Outcome,
+    /// Who in the layers dropped it.
+    dropped_by: Option<Selected>,
     pub(super) frame: Frame,
     selected: Vec<Selected>,
     meters: Vec<(MeterId, Vec<Option<Value>>)>,
@@ -143,6 +146,7 @@ impl Port {
             declared: Declared::default(),
             next_id: 0,
             counters: Counters::default(),
+            drop_sites: BTreeMap::new(),
         }
     }
 
@@ -193,6 +197,7 @@ impl Port {
             metadata: Metadata::new(),
             plan: Plan {
                 outcome: Outcome::Forward,
+                dropped_by: None,
                 frame: entry.frame.clone(),
                 selected: Vec::new(),
                 meters: Vec::new(),
@@ -218,8 +223,9 @@ impl Port {
                     walk.plan.outcome = Outcome::Turn(to);
                     break;
                 }
-                Err((reason, selected)) => {
+                Err((reason, selected, by)) => {
                     walk.plan.outcome = Outcome::Drop(reason);
+                    walk.plan.dropped_by = Some(by);
                     walk.plan.selected = selected.into_iter().collect();
                     break;
                 }
@@ -298,6 +304,8 @@ impl Port {
     ) {
         self.counters.dropped(reason);
         let was_refused = plan.outcome != Outcome::Drop(reason);
+        let by = plan.dropped_by.as_ref().filter(|_| !was_refused);
+        self.count_drop(DropSite::new(reason, entry.direction, by), bytes);
         if !was_refused {
             for selected in &plan.selected {
                 self.counters.count(selected, bytes);
@@ -318,6 +326,21 @@ impl Port {
         }
         self.end(&plan.revoked);
         self.pairs.retain(|_, pair| !over.contains(&pair.conversation));
+        self.forget_empty_conversations();
+    }
+
+    /// Counts a dropped packet at its place.
+    pub(super) fn count_drop(&mut self, site: DropSite, bytes: usize) {
+        self.drop_sites.entry(site).or_default().add(bytes);
+    }
+
+    /// Ends the conversations with these keys.
+    pub(super) fn end_conversations(&mut self, keys: &BTreeSet<Tuple>) {
+        let conversations = &self.conversations;
+        self.pairs.retain(|_, pair| {
+            let owner = conversations.get(&pair.conversation);
+            owner.is_none_or(|owner| !keys.contains(&owner.key))
+        });
         self.forget_empty_conversations();
     }
 
@@ -354,7 +377,7 @@ enum End {
     Turn(Option<PortId>),
 }
 
-type Dropped = (DropReason, Option<Selected>);
+type Dropped = (DropReason, Option<Selected>, Selected);
 
 struct Walk<'a> {
     port: &'a Port,
@@ -371,7 +394,8 @@ impl Walk<'_> {
         let direction = self.entry.direction;
         let is_later = self.plan.frame.innermost().fragment() == Fragment::Later;
         if is_later && read::needs_ports(layer, direction, &self.policy.resources) {
-            return Err((DropReason::FragmentWithoutPorts, None));
+            let by = Selected::Default(layer.name.clone(), direction);
+            return Err((DropReason::FragmentWithoutPorts, None, by));
         }
         let key = Tuple::of(&self.plan.frame).map(|tuple| LayerKey { direction, tuple });
         let met = key.and_then(|key| self.ask_pair(layer, &key));
@@ -390,7 +414,7 @@ impl Walk<'_> {
         if effect.reply.is_none() {
             match transpose::apply(&effect.ops, &self.plan.frame) {
                 Ok(frame) => self.plan.frame = frame,
-                Err(reason) => return Err((reason, Some(selected))),
+                Err(reason) => return Err((reason, Some(selected.clone()), selected)),
             }
         }
         self.plan.selected.push(selected);
@@ -475,20 +499,20 @@ impl Walk<'_> {
             };
             return match default {
                 DefaultAction::Pass => Ok(Answer { selected, effect: Effect::default() }),
-                DefaultAction::Block => Err((DropReason::Blocked, Some(selected))),
+                DefaultAction::Block => Err((DropReason::Blocked, Some(selected.clone()), selected)),
             };
         };
         let name = RuleName::new(layer, direction, group, rule);
         let selected = Selected::Rule(name.clone());
         if rule.state.is_some() && self.plan.frame.innermost().fragment() == Fragment::Later {
-            return Err((DropReason::FragmentWithoutPorts, None));
+            return Err((DropReason::FragmentWithoutPorts, None, selected));
         }
         let effect = action::act(&rule.action, &self.plan.frame, self.sources(), self.port.seed)
-            .map_err(|reason| (reason, Some(selected.clone())))?;
+            .map_err(|reason| (reason, Some(selected.clone()), selected.clone()))?;
         if let (Some(state), Some(key), (None, None)) = (rule.state, key, (effect.reply, effect.turn)) {
             let tunnels = state.reverse_tunnel == ReverseTunnel::Restore;
             self.create(layer, key, pair_rule(name, rule, &effect), &effect.ops, tunnels)
-                .map_err(|reason| (reason, Some(selected.clone())))?;
+                .map_err(|reason| (reason, Some(selected.clone()), selected.clone()))?;
         }
         Ok(Answer { selected, effect })
     }

@@ -10,6 +10,8 @@ pub mod universe;
 
 use std::fmt;
 
+use lamina_core::flow::Direction;
+use lamina_core::inspect::{FlowFilter, PacketFilter};
 use lamina_core::layer::Policy;
 use lamina_core::resource::MappingChange;
 use proptest::collection::vec;
@@ -68,10 +70,61 @@ pub enum Step {
     Mappings(Vec<MappingChange>),
     /// A mapping table gets other content on the running switch.
     Replace(usize),
+    /// The flows of a port are listed.
+    List {
+        /// Index of the port.
+        port: usize,
+        /// Which.
+        filter: FlowFilter,
+        /// In slices of this budget.
+        budget: u32,
+    },
+    /// The flows of a port are cleared.
+    Clear {
+        /// Index of the port.
+        port: usize,
+        /// Which.
+        filter: FlowFilter,
+        /// In slices of this budget.
+        budget: u32,
+    },
+    /// From now on every packet is captured at every point, or no more.
+    Captures(bool),
     /// The multicast set is named or emptied.
     Multicast(bool),
     /// The underlay changes.
     Underlay(usize),
+}
+
+fn filters() -> impl Strategy<Value = FlowFilter> {
+    let packet = prop_oneof![
+        4 => Just(PacketFilter::default()),
+        1 => prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound)]
+            .prop_map(|direction| PacketFilter { direction: Some(direction), ..PacketFilter::default() }),
+        1 => prop_oneof![Just(1u8), Just(6), Just(17)]
+            .prop_map(|protocol| PacketFilter { protocol: Some(protocol), ..PacketFilter::default() }),
+        1 => any::<bool>().prop_map(|low| {
+            let range = if low { (0, 100) } else { (101, u16::MAX) };
+            PacketFilter { dst_port: Some(range), ..PacketFilter::default() }
+        }),
+    ];
+    let layer = prop::option::weighted(
+        0.2,
+        (prop::sample::select(policy::LAYER_KINDS), 0usize..4)
+            .prop_map(|(kind, place)| format!("{kind}-{place}").as_str().into()),
+    );
+    let stale = prop::option::weighted(0.2, any::<bool>());
+    (packet, any::<bool>(), layer, stale, 0u64..3, 0u32..3).prop_map(
+        |(packet, pair, layer, stale, min_packets, sample)| FlowFilter {
+            packet,
+            pair,
+            layer,
+            stale,
+            min_packets,
+            sample,
+            ..FlowFilter::default()
+        },
+    )
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -88,6 +141,9 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (0usize..3, change::changes()).prop_map(|(port, change)| Step::Change { port, change }),
         4 => vec(universe::mapping_changes(), 1..4).prop_map(Step::Mappings),
         1 => (0usize..universe::VARIANTS).prop_map(Step::Replace),
+        1 => (0usize..3, filters(), 1u32..30).prop_map(|(port, filter, budget)| Step::List { port, filter, budget }),
+        1 => (0usize..3, filters(), 1u32..30).prop_map(|(port, filter, budget)| Step::Clear { port, filter, budget }),
+        1 => any::<bool>().prop_map(Step::Captures),
         1 => any::<bool>().prop_map(Step::Multicast),
         1 => (0usize..universe::VARIANTS).prop_map(Step::Underlay),
     ]

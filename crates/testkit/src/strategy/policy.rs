@@ -470,6 +470,9 @@ fn gateway() -> impl Strategy<Value = Layer> {
     )
 }
 
+/// What layers are called, before their place.
+pub const LAYER_KINDS: &[&str] = &["random", "acl", "nat", "slb", "vnet", "meter", "respond", "gateway"];
+
 /// Random policies.
 pub fn policies() -> impl Strategy<Value = Policy> {
     let layer = prop_oneof![
