@@ -57,6 +57,31 @@ impl PacketPool {
         }
     }
 
+    /// Counts `count` packets that were made elsewhere and will be given to this pool as in use.
+    pub fn count_made(&mut self, count: usize) {
+        self.in_use += count;
+    }
+
+    /// Exchanges a packet that is in use, and was made elsewhere, for a copy in a full-sized buffer of this pool; another
+    /// one stays as it is. It comes back as it was when no buffer is left.
+    pub fn adopt(&mut self, packet: Packet) -> Result<Packet, Packet> {
+        if packet.frame_capacity() >= self.frame_capacity {
+            return Ok(packet);
+        }
+        let in_use = self.in_use;
+        self.in_use = in_use.saturating_sub(1);
+        match self.take() {
+            Some(mut copy) => {
+                copy.copy_from(&packet);
+                Ok(copy)
+            }
+            None => {
+                self.in_use = in_use;
+                Err(packet)
+            }
+        }
+    }
+
     /// Takes all of `batch` back and leaves it empty.
     pub fn give_all(&mut self, batch: &mut Batch) {
         batch.drain(..).for_each(|packet| self.give(packet));
@@ -109,6 +134,24 @@ mod tests {
         let taken: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
         assert_eq!(taken.len(), 4);
         assert!(taken.into_iter().all(|mut packet| packet.reset().len() >= 1500));
+    }
+
+    #[test]
+    fn an_adopted_packet_is_counted_and_full_sized() {
+        let mut pool = PacketPool::new(2, 1500);
+        let own = pool.take().unwrap();
+        let own = pool.adopt(own).unwrap();
+        assert_eq!(pool.in_use(), 1, "it was the pool's already");
+        pool.count_made(1);
+        let foreign = pool.adopt(Packet::from_frame(b"foreign")).unwrap();
+        assert_eq!((foreign.frame(), foreign.frame_capacity(), pool.in_use()), (&b"foreign"[..], 1500, 2));
+        pool.count_made(1);
+        let refused = pool.adopt(Packet::from_frame(b"foreign")).unwrap_err();
+        assert_eq!((refused.frame(), pool.in_use()), (&b"foreign"[..], 3));
+        pool.give(refused);
+        pool.give(own);
+        pool.give(foreign);
+        assert_eq!((pool.in_use(), pool.available()), (0, 2));
     }
 
     #[test]

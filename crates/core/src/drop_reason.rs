@@ -99,6 +99,8 @@ drop_reasons! {
     TransmitFailed = 34, "transmit-failed";
     /// A hairpin names a port that this host does not have (any more).
     NoSuchPort = 35, "no-such-port";
+    /// The ring to the worker that owns the packet's way out was full: that worker is overloaded or has ended.
+    HandoverFull = 36, "handover-full";
 }
 
 #[cfg(test)]

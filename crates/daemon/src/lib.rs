@@ -7,5 +7,6 @@
 
 pub mod convert;
 pub mod explain;
+pub mod host;
 pub mod underlay;
 pub mod worker;

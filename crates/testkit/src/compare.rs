@@ -14,10 +14,13 @@ use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::EncapKind;
 use lamina_core::packet::Packet;
 use lamina_core::stats::Count;
-use lamina_core::switch::{Output, PortId, Switch, SwitchConfig};
+use lamina_core::switch::{Output, PortId, SwitchConfig};
 use lamina_core::time::{Duration, Instant};
 
-use crate::oracle::{BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, RuleName, Tally};
+use crate::oracle::{
+    BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, RuleName, Tally, Tuple,
+};
+use crate::spread::Spread;
 use crate::strategy::packet::reply_to;
 use crate::strategy::universe::{self, PORTS, SEED, UPLINK};
 use crate::strategy::{Scenario, Step};
@@ -46,6 +49,8 @@ pub struct Coverage {
     pub cleared: u64,
     /// Packets captured at layers.
     pub captured: u64,
+    /// Packets handed over between switches.
+    pub handed_over: u64,
     /// Drops by reason.
     pub drops: BTreeMap<DropReason, u64>,
 }
@@ -62,6 +67,7 @@ impl Coverage {
         self.listed += other.listed;
         self.cleared += other.cleared;
         self.captured += other.captured;
+        self.handed_over += other.handed_over;
         for (reason, count) in &other.drops {
             *self.drops.entry(*reason).or_default() += count;
         }
@@ -70,7 +76,13 @@ impl Coverage {
 
 /// Runs `scenario` through both; the error says where they differ first.
 pub fn run(scenario: &Scenario) -> Result<Coverage, String> {
-    let mut pair = Pair::new(scenario)?;
+    run_spread(scenario, 1, &[])
+}
+
+/// Like [`run`], with the core's ports, and after them the uplink, spread over so many switches: each lives with the
+/// one that `places` says, counted round; those that it does not name with the first.
+pub fn run_spread(scenario: &Scenario, switches: usize, places: &[usize]) -> Result<Coverage, String> {
+    let mut pair = Pair::new(scenario, switches, places)?;
     for (index, step) in scenario.steps.iter().enumerate() {
         pair.step(step).map_err(|why| format!("step {index}, {step:?}\n{why}"))?;
     }
@@ -79,7 +91,7 @@ pub fn run(scenario: &Scenario) -> Result<Coverage, String> {
 }
 
 struct Pair {
-    core: Switch,
+    core: Spread,
     oracle: Oracle,
     policies: Vec<Option<lamina_core::layer::Policy>>,
     now: Instant,
@@ -92,14 +104,17 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(scenario: &Scenario) -> Result<Self, String> {
-        let mut core = Switch::new(SwitchConfig { seed: SEED });
+    fn new(scenario: &Scenario, switches: usize, places: &[usize]) -> Result<Self, String> {
+        let place = |index: usize| places.get(index).copied().unwrap_or(0);
+        let mut core = Spread::new(switches, SwitchConfig { seed: SEED });
         let mut oracle = Oracle::new(SEED);
         for (index, id) in PORTS.into_iter().enumerate() {
-            core.add_port(id, universe::port_config(index)).map_err(|error| format!("{error:?}"))?;
+            core.add_port(id, universe::port_config(index), place(index))
+                .map_err(|error| format!("{error:?}"))?;
             oracle.add_port(id, universe::port_config(index));
         }
-        core.add_uplink(UPLINK, universe::uplink_config()).map_err(|error| format!("{error:?}"))?;
+        core.add_uplink(UPLINK, universe::uplink_config(), place(PORTS.len()))
+            .map_err(|error| format!("{error:?}"))?;
         oracle.add_uplink(UPLINK, universe::uplink_config());
         let mut pair = Pair {
             core,
@@ -122,12 +137,12 @@ impl Pair {
 
     fn set_multicast(&mut self, is_named: bool) {
         let ports = if is_named { PORTS.to_vec() } else { Vec::new() };
-        self.core.set_multicast(ports.clone());
+        self.core.set_multicast(&ports);
         self.oracle.set_multicast(ports);
     }
 
     fn set_underlay(&mut self, variant: usize) {
-        self.core.set_underlay(universe::underlay(variant));
+        self.core.set_underlay(&universe::underlay(variant));
         self.oracle.set_underlay(universe::underlay(variant));
     }
 
@@ -262,15 +277,8 @@ impl Pair {
 
     fn core_drops(&self) -> BTreeMap<(PortId, DropReason), u64> {
         let mut drops = BTreeMap::new();
-        for id in PORTS {
-            for (reason, count) in self.core.drops(id).into_iter().flat_map(|drops| drops.iter()) {
-                drops.insert((id, reason), count);
-            }
-        }
-        for (reason, count) in
-            self.core.uplink_counters(UPLINK).into_iter().flat_map(|counters| counters.drops.iter())
-        {
-            drops.insert((UPLINK, reason), count);
+        for id in PORTS.into_iter().chain([UPLINK]) {
+            drops.extend(self.core.drops(id).iter().map(|(reason, count)| ((id, reason), count)));
         }
         drops
     }
@@ -298,6 +306,7 @@ impl Pair {
     }
 
     fn finish(mut self) -> Result<Coverage, String> {
+        self.coverage.handed_over = self.core.handed_over;
         for id in PORTS {
             if let Some(counters) = self.core.counters(id) {
                 self.coverage.hits += counters.flows.hits;
@@ -356,7 +365,7 @@ fn tally(count: Count) -> Tally {
     Tally { packets: count.packets, bytes: count.bytes }
 }
 
-fn core_counters(core: &mut Switch, id: PortId) -> Counters {
+fn core_counters(core: &mut Spread, id: PortId) -> Counters {
     let Some(read) = core.counters(id) else { return Counters::default() };
     let mut counters = Counters {
         outbound: tally(read.outbound),
@@ -397,8 +406,18 @@ fn without_zeroes(mut counters: Counters) -> Counters {
     counters
 }
 
-fn core_layer_flows(core: &Switch, id: PortId, now: Instant) -> Vec<LayerFlow> {
-    let key = |direction, tuple| LayerKey { direction, tuple: told::tuple(tuple) };
+fn core_layer_flows(core: &Spread, id: PortId, now: Instant) -> Vec<LayerFlow> {
+    let key = |direction, tuple: lamina_core::switch::Tuple| LayerKey {
+        direction,
+        tuple: Tuple {
+            src: tuple.src,
+            dst: tuple.dst,
+            protocol: tuple.protocol,
+            src_port: tuple.src_port,
+            dst_port: tuple.dst_port,
+            tenant: tuple.tenant,
+        },
+    };
     let mut flows: Vec<LayerFlow> = core
         .layer_flows(id, now)
         .into_iter()

@@ -6,6 +6,7 @@
 //! - [`fabric`] joins several switches by a simulated network on fake time; what it carries it judges by [`wire`].
 //! - [`fuzz`] holds the bodies of the fuzz targets, as plain functions that ordinary tests replay.
 //! - [`oracle`] is the slow switch: it walks every layer for every packet and caches nothing.
+//! - [`spread`] is several switches that share the ports, as the workers of a host do.
 //! - [`strategy`] makes random policies, packets and policy changes, and [`compare`] runs them through both.
 //!
 //! Nothing here may call the core's parser, transpositions, edits, classifiers or checksums: what shares code
@@ -19,5 +20,6 @@ pub mod compare;
 pub mod fabric;
 pub mod fuzz;
 pub mod oracle;
+pub mod spread;
 pub mod strategy;
 pub mod wire;

@@ -14,22 +14,25 @@ use lamina_api::{Document, Report};
 use lamina_backend::Backend;
 use lamina_backend::af_packet::{AfPacket, AfPacketConfig};
 use lamina_backend::namespace::NetNs;
+use lamina_core::layer::{Compiler, Name, Policy, Program};
 use lamina_core::stats::PortCounters;
-use lamina_core::switch::{PortConfig, PortId, Switch, SwitchConfig};
+use lamina_core::switch::{PortConfig, PortId, SwitchConfig};
 use lamina_daemon::convert::{self, HostPolicy, PortIds};
+use lamina_daemon::host::{self, HostConfig, Placement};
 use lamina_daemon::underlay::sink::{Sink, TUNNEL_UDP_PORTS};
 use lamina_daemon::underlay::{Snapshot, Synchroniser, UplinkInterface};
-use lamina_daemon::worker::{self, Ports, SendError, WorkerConfig};
 
 /// Numbers of uplinks beyond the first, far from those of ports.
 const FURTHER_UPLINKS: u32 = 1 << 30;
+/// Workers of each host: more than one, so that every lab shows that it makes no difference where a port lives.
+const WORKERS: usize = 2;
 /// How long the underlay's neighbours may take to answer before the checks start.
 const RESOLVE: Duration = Duration::from_secs(1);
 
 /// A running switch.
 #[derive(Debug)]
 pub struct HostSwitch {
-    // Before the worker, which its thread tells of changes.
+    // Before the workers, which its thread tells of changes.
     synchroniser: Option<Synchroniser>,
     shared: Arc<Shared>,
     _sink: Option<Sink>,
@@ -39,7 +42,7 @@ pub struct HostSwitch {
 /// What the synchroniser's thread and the lab's both use.
 #[derive(Debug, Default)]
 struct Shared {
-    worker: OnceLock<worker::Handle>,
+    host: OnceLock<host::Host>,
     /// The last snapshot.
     latest: Mutex<Option<Snapshot>>,
 }
@@ -51,6 +54,7 @@ struct State {
     policies: Vec<NamedPolicy>,
     ids: PortIds,
     configs: BTreeMap<PortId, PortConfig>,
+    compiler: Compiler,
 }
 
 impl HostSwitch {
@@ -71,7 +75,8 @@ impl HostSwitch {
             .collect();
         let backends = ns.run(|| backends(&wanted, &uplinks))??;
         let shared = Arc::new(Shared::default());
-        let mut config = WorkerConfig::new(SwitchConfig { seed: seed(&host.name) });
+        let mut config = HostConfig::new(&host.name, SwitchConfig { seed: seed(&host.name) });
+        config.workers = WORKERS;
         let (mut synchroniser, mut sink) = (None, None);
         if !uplinks.is_empty() {
             sink = Some(ns.run(|| Sink::open(&TUNNEL_UDP_PORTS))??);
@@ -79,20 +84,21 @@ impl HostSwitch {
             let (started, first) =
                 ns.run(|| Synchroniser::start(uplinks, move |snapshot| told.set(snapshot)))??;
             let resolver = started.resolver();
-            config.resolve = Some(Box::new(move |next_hop| resolver.resolve(next_hop)));
+            config.resolve = Some(Arc::new(move |next_hop| resolver.resolve(next_hop)));
             // A later one may already be there.
             shared.latest().get_or_insert(first);
             synchroniser = Some(started);
         }
-        let worker = worker::spawn(&host.name, config, None).context("the worker could not be started")?;
+        let running = host::Host::start(config).context("the workers could not be started")?;
         let configs = wanted.ports.iter().map(|port| (port.id, port.config.clone())).collect();
+        let mut compiler = Compiler::new();
         let snapshot = shared.latest().clone();
-        worker.call(move |switch, ports| populate(switch, ports, wanted, snapshot, backends))??;
-        // From here on the worker hears of changes; one that came in between is told now.
-        let _ = shared.worker.set(worker);
+        populate(&running, &mut compiler, wanted, snapshot, backends)?;
+        // From here on the workers hear of changes; one that came in between is told now.
+        let _ = shared.host.set(running);
         shared.tell();
-        let state = Mutex::new(State { base: base.clone(), policies: policies.to_vec(), ids, configs });
-        Ok(HostSwitch { synchroniser, shared, _sink: sink, state })
+        let state = State { base: base.clone(), policies: policies.to_vec(), ids, configs, compiler };
+        Ok(HostSwitch { synchroniser, shared, _sink: sink, state: Mutex::new(state) })
     }
 
     /// Has the kernel resolve `neighbors`, the other hosts on this one's links, and waits a moment for them: without
@@ -129,7 +135,7 @@ impl HostSwitch {
                 policies.remove(place.with_context(|| format!("no policy is called {name}"))?);
             }
         }
-        let State { base, ids, configs, .. } = &mut *state;
+        let State { base, ids, configs, compiler, .. } = &mut *state;
         let wanted = merged(base, &policies, ids)?;
         for port in &wanted.ports {
             let known =
@@ -139,15 +145,11 @@ impl HostSwitch {
             }
         }
         let ports = wanted.ports.len();
-        self.shared.worker()?.call(move |switch, _| {
-            for port in wanted.ports {
-                switch
-                    .publish(port.id, port.policy)
-                    .map_err(|error| anyhow!("the policy of {} was refused: {error:?}", port.config.name))?;
-            }
-            switch.set_multicast(wanted.multicast);
-            Ok::<_, anyhow::Error>(())
-        })??;
+        let policies_by_port = wanted.ports.into_iter().map(|port| (port.id, port.config.name, port.policy));
+        let programs = compiled(compiler, policies_by_port)?;
+        let host = self.shared.host()?;
+        host.flip(programs)?;
+        host.set_multicast(wanted.multicast)?;
         state.policies = policies;
         Ok(ports)
     }
@@ -156,8 +158,7 @@ impl HostSwitch {
     pub fn counters(&self, port: &str) -> Result<PortCounters> {
         let id = self.state.lock().unwrap_or_else(PoisonError::into_inner).ids.id(port);
         let id = id.with_context(|| format!("there is no port {port}"))?;
-        let counters = self.shared.worker()?.call(move |switch, _| switch.counters(id))?;
-        counters.with_context(|| format!("there is no port {port}"))
+        Ok(self.shared.host()?.counters(id)?)
     }
 }
 
@@ -166,8 +167,8 @@ impl Shared {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn worker(&self) -> Result<&worker::Handle> {
-        self.worker.get().context("the worker is not running")
+    fn host(&self) -> Result<&host::Host> {
+        self.host.get().context("the workers are not running")
     }
 
     fn set(&self, snapshot: Snapshot) {
@@ -175,54 +176,49 @@ impl Shared {
         self.tell();
     }
 
-    /// Tells the worker the last snapshot, unless it is not running yet.
+    /// Tells the workers the last snapshot, unless they are not running yet.
     fn tell(&self) {
-        let (Some(worker), Some(snapshot)) = (self.worker.get(), self.latest().clone()) else { return };
-        loop {
-            let snapshot = snapshot.clone();
-            let sent = worker.send(Box::new(move |switch, _| {
-                for (id, config) in snapshot.uplinks {
-                    switch.set_uplink(id, config);
-                }
-                switch.set_underlay(snapshot.underlay);
-            }));
-            match sent {
-                // The worker is behind with its commands; it must not miss this one.
-                Err(SendError::Full) => std::thread::sleep(Duration::from_millis(1)),
-                Ok(()) | Err(SendError::Gone) => return,
-            }
-        }
+        let (Some(host), Some(snapshot)) = (self.host.get(), self.latest().clone()) else { return };
+        // It fails when a worker has ended, and then whoever next asks the host for something is told.
+        let _ = host.set_snapshot(snapshot);
     }
 }
 
-/// Adds a host's ports and uplinks to a new switch.
+/// Adds a host's ports and uplinks to its new workers.
 fn populate(
-    switch: &mut Switch,
-    ports: &mut Ports,
+    host: &host::Host,
+    compiler: &mut Compiler,
     wanted: HostPolicy,
     snapshot: Option<Snapshot>,
-    backends: BTreeMap<PortId, Box<dyn Backend>>,
+    mut backends: BTreeMap<PortId, Box<dyn Backend>>,
 ) -> Result<()> {
-    for port in wanted.ports {
-        let name = port.config.name.clone();
-        let added = switch.add_port(port.id, port.config);
-        added.map_err(|error| anyhow!("the port {name} could not be added: {error:?}"))?;
-        let published = switch.publish(port.id, port.policy);
-        published.map_err(|error| anyhow!("the policy of {name} was refused: {error:?}"))?;
-    }
-    switch.set_multicast(wanted.multicast);
-    if let Some(snapshot) = snapshot {
-        for (id, config) in snapshot.uplinks {
-            let name = config.name.clone();
-            let added = switch.add_uplink(id, config);
-            added.map_err(|error| anyhow!("the uplink {name} could not be added: {error:?}"))?;
+    if let Some(snapshot) = &snapshot {
+        for (id, config) in snapshot.uplinks.clone() {
+            host.add_uplink(id, config, Placement::Any, backends.remove(&id))?;
         }
-        switch.set_underlay(snapshot.underlay);
     }
-    for (id, backend) in backends {
-        ports.attach(id, backend).with_context(|| format!("port {} got no device", id.0))?;
+    let mut policies = Vec::new();
+    for port in wanted.ports {
+        policies.push((port.id, port.config.name.clone(), port.policy));
+        host.add_port(port.id, port.config, Placement::Any, backends.remove(&port.id))?;
     }
+    host.flip(compiled(compiler, policies)?)?;
+    host.set_multicast(wanted.multicast)?;
+    snapshot.map_or(Ok(()), |snapshot| host.set_snapshot(snapshot))?;
     Ok(())
+}
+
+/// The programs of ports, by number, name and policy.
+fn compiled(
+    compiler: &mut Compiler,
+    policies: impl IntoIterator<Item = (PortId, Name, Policy)>,
+) -> Result<Vec<(PortId, Arc<Program>)>> {
+    let compile = |(id, name, policy)| {
+        let program = compiler.compile(id, &policy);
+        let program = program.map_err(|error| anyhow!("the policy of {name} was refused: {error}"))?;
+        Ok((id, program))
+    };
+    policies.into_iter().map(compile).collect()
 }
 
 /// What is probably not meant in the policies that are in force at the start, or why they cannot be used.

@@ -41,6 +41,15 @@ pub struct Packet {
 /// The most often that one packet is handed from port to port: policy that answers answers must not make a loop.
 const MAX_TURNS: u8 = 4;
 
+/// Equal are packets that a switch cannot tell apart: the same frame, offload work and turns.
+impl PartialEq for Packet {
+    fn eq(&self, other: &Self) -> bool {
+        (self.frame(), self.offload, self.turns) == (other.frame(), other.offload, other.turns)
+    }
+}
+
+impl Eq for Packet {}
+
 impl Packet {
     /// An empty packet whose buffer holds frames of up to `frame_capacity` bytes behind [`HEADROOM`].
     pub fn with_capacity(frame_capacity: usize) -> Self {
@@ -59,6 +68,11 @@ impl Packet {
         packet.buffer[HEADROOM..].copy_from_slice(frame);
         packet.end = HEADROOM + frame.len();
         packet
+    }
+
+    /// Bytes that the buffer holds behind [`HEADROOM`].
+    pub fn frame_capacity(&self) -> usize {
+        self.buffer.len() - HEADROOM
     }
 
     /// Counts one handing over to another port; false when there were too many.

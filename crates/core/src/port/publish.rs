@@ -1,7 +1,7 @@
 //! Publish: a new program takes the place of the old one, and what belongs to names stays with the names.
 //!
-//! Counters follow rule, group and meter names; layer flows follow layer names. Everything is prepared before
-//! anything changes, so a refused policy leaves the port as it was.
+//! Counters follow rule, group and meter names; layer flows follow layer names. What can be refused is refused
+//! when the program is compiled; installing it cannot fail.
 
 use alloc::format;
 use alloc::string::String;
@@ -16,39 +16,39 @@ use super::layer_flow::LayerFlowTable;
 use crate::flow::Direction;
 use crate::inspect::Full;
 use crate::layer::{CompiledGroup, Group, Name, Program};
-use crate::resource::{LiveMappings, MAX_MAPPINGS, MappingChange};
+use crate::resource::{LiveMappings, MAX_MAPPINGS};
 use crate::stats::Count;
 
 impl Port {
-    /// Replaces the program, and changes of the live mapping tables what changed in their declaration. The error says
-    /// what is wrong.
-    pub(crate) fn install(
-        &mut self,
-        program: Arc<Program>,
-        live: &mut LiveMappings,
-    ) -> Result<Vec<(u32, MappingChange)>, String> {
-        let declared = &program.resources.mappings;
-        if let Some(table) = live.without_room(declared) {
+    /// Why `program` cannot be installed now: a mapping table would not have room for what it declares.
+    pub(crate) fn check_install(program: &Program, live: &LiveMappings) -> Result<(), String> {
+        live.without_room(&program.resources.mappings).map_or(Ok(()), |table| {
             let name = &table.name;
-            return Err(format!(
+            Err(format!(
                 "mapping table {name}: with what was pushed live it would have more than {MAX_MAPPINGS} entries"
-            ));
-        }
-        let (numbers, changes) = live.bind(declared);
+            ))
+        })
+    }
+
+    /// Replaces the program, and changes of the live mapping tables what changed in their declaration; they must have
+    /// room ([`Port::check_install`]). Returns the program that ran before.
+    pub(crate) fn install(&mut self, program: Arc<Program>, live: &mut LiveMappings) -> Option<Arc<Program>> {
+        let (numbers, _) = live.bind(&program.resources.mappings);
         live.unbind(&core::mem::replace(&mut self.mappings, numbers));
         self.fold_all();
-        self.carry_rule_counts(&program);
+        let before = self.program.take();
+        self.carry_rule_counts(before.as_deref(), &program);
         self.carry_meters(&program);
         self.carry_layer_tables(&program);
         self.program = Some(program);
         self.raise_generation();
-        Ok(changes)
+        before
     }
 
-    fn carry_rule_counts(&mut self, new: &Program) {
+    fn carry_rule_counts(&mut self, before: Option<&Program>, new: &Program) {
         let mut rules = alloc::vec![Count::default(); new.rule_slots];
         let mut retired = Vec::new();
-        if let Some(old) = self.program.take() {
+        if let Some(old) = before {
             for layer in &new.layers {
                 let Some(before) = old.layers.iter().find(|before| before.name == layer.name) else {
                     continue;

@@ -43,6 +43,21 @@ pub struct Trace {
     pub outcome: TraceOutcome,
     /// The next port that it crosses, or the way back of its reply.
     pub next: Vec<Trace>,
+    /// The next ports that belong to other workers: [`Switch::trace_onward`] on theirs tells more.
+    pub onward: Vec<Onward>,
+}
+
+/// Where a traced packet goes on at another worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Onward {
+    /// The port that it crosses next.
+    pub to: PortId,
+    /// Which way.
+    pub direction: Direction,
+    /// The port or uplink that it comes from.
+    pub ingress: PortId,
+    /// The packet as it stands there.
+    pub packet: Packet,
 }
 
 /// What the caches know of a packet.
@@ -173,6 +188,7 @@ impl Switch {
             frame: frame.to_vec(),
             outcome: TraceOutcome::Deliver,
             next: Vec::new(),
+            onward: Vec::new(),
         };
         match parsed.and_then(|parsed| self.fabric().target(from, &parsed.stack)) {
             Ok(egress) => self.follow(now, (from, false), egress, packet, &mut trace),
@@ -191,6 +207,11 @@ impl Switch {
         frame: &[u8],
     ) -> Option<Trace> {
         self.crossing(now, id, direction, ingress, &Packet::from_frame(frame))
+    }
+
+    /// Goes on with a trace that another worker's switch began. `None` when there is no such port here.
+    pub fn trace_onward(&self, now: Instant, onward: &Onward) -> Option<Trace> {
+        self.crossing(now, onward.to, onward.direction, onward.ingress, &onward.packet)
     }
 
     fn crossing(
@@ -213,6 +234,7 @@ impl Switch {
             frame: Vec::new(),
             outcome: TraceOutcome::Drop(DropReason::PortNotReady),
             next: Vec::new(),
+            onward: Vec::new(),
         };
         let Some(program) = &port.program else { return Some(trace) };
         let parsed = match program.malformed {
@@ -320,6 +342,7 @@ impl Switch {
             transposition: Transposition::IDENTITY,
             frame: Vec::new(),
             next: Vec::new(),
+            onward: Vec::new(),
             ..trace.clone()
         };
         match parse(packet.frame()) {
@@ -342,7 +365,10 @@ impl Switch {
         packet: &Packet,
         trace: &mut Trace,
     ) {
-        let name = |id: &PortId| self.port(*id).map(|port| port.config.name.clone());
+        let name = |id: &PortId| {
+            let here = self.port(*id).map(|port| &port.config.name);
+            here.or_else(|| self.fabric().remote_name(*id)).cloned()
+        };
         let (side, targets): (Direction, Vec<PortId>) = match egress {
             Egress::Nic { .. } => {
                 trace.outcome = TraceOutcome::Deliver;
@@ -367,7 +393,14 @@ impl Switch {
             return;
         }
         for to in targets {
-            trace.next.extend(self.crossing(now, to, side, from, &packet));
+            match self.crossing(now, to, side, from, &packet) {
+                Some(next) => trace.next.push(next),
+                None if self.fabric().remote_name(to).is_some() => {
+                    let packet = packet.clone();
+                    trace.onward.push(Onward { to, direction: side, ingress: from, packet });
+                }
+                None => {}
+            }
         }
     }
 }

@@ -89,6 +89,11 @@ impl DropCounters {
         *self.counts.entry(reason).or_default() += 1;
     }
 
+    /// Adds what `other` counted.
+    pub fn add(&mut self, other: &DropCounters) {
+        other.counts.iter().for_each(|(reason, count)| *self.counts.entry(*reason).or_default() += count);
+    }
+
     /// Drops for `reason`.
     pub fn of(&self, reason: DropReason) -> u64 {
         self.counts.get(&reason).copied().unwrap_or(0)

@@ -11,6 +11,7 @@ use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, L3, L4};
 use crate::inspect::{DropLog, Lost};
+use crate::layer::Name;
 use crate::port::Egress;
 use crate::stats::{Count, DropCounters};
 use crate::time::Instant;
@@ -49,6 +50,8 @@ pub(crate) struct Fabric {
     by_tenant: HashMap<(u32, MacAddr), PortId, rapidhash::fast::RandomState>,
     /// The largest packet of each port, without Ethernet header; 0 for no limit.
     mtus: HashMap<PortId, u32, rapidhash::fast::RandomState>,
+    /// The ports that belong to other workers, with their names.
+    pub(super) remotes: HashMap<PortId, Name, rapidhash::fast::RandomState>,
     pub(super) multicast: Vec<PortId>,
     pub(super) underlay: UnderlayIndex,
     /// Drops of packets that belong to no port or uplink.
@@ -87,7 +90,12 @@ impl Fabric {
         self.uplinks.iter_mut().find(|uplink| uplink.id == id)
     }
 
-    pub(crate) fn uplink_name(&self, id: PortId) -> Option<crate::layer::Name> {
+    /// The name of a port that belongs to another worker.
+    pub(crate) fn remote_name(&self, id: PortId) -> Option<&Name> {
+        self.remotes.get(&id)
+    }
+
+    pub(crate) fn uplink_name(&self, id: PortId) -> Option<Name> {
         self.uplink(id).map(|uplink| uplink.config.name.clone())
     }
 
@@ -160,9 +168,10 @@ impl Fabric {
         self.by_tenant.retain(|_, port| *port != id);
         self.mtus.remove(&id);
         self.multicast.retain(|port| *port != id);
-        let before = self.uplinks.len();
+        let before = self.uplinks.len() + self.remotes.len();
         self.uplinks.retain(|uplink| uplink.id != id);
-        self.uplinks.len() < before
+        self.remotes.remove(&id);
+        self.uplinks.len() + self.remotes.len() < before
     }
 
     /// The port that a tunnelled packet to this host is for: by tenant and inner destination MAC.

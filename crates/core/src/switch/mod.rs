@@ -1,6 +1,7 @@
 //! The ports of one worker and the forwarding between them (§8.1).
 
 mod fabric;
+mod handover;
 mod inspect;
 mod mappings;
 mod receive;
@@ -9,6 +10,7 @@ mod underlay;
 
 pub use crate::port::{LayerFlowInfo, Tuple};
 pub use fabric::UplinkCounters;
+pub use handover::Handover;
 pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
 pub(crate) use fabric::Fabric;
@@ -95,10 +97,26 @@ pub struct UplinkConfig {
 pub struct Output {
     /// Packets to send, with the port or uplink they leave by, in order.
     pub transmit: Vec<(PortId, Packet)>,
+    /// Packets for ports of other workers, in order; the caller brings them to that worker's [`Switch::accept`].
+    pub elsewhere: Vec<Handover>,
     /// Buffers of packets that were dropped or consumed, to recycle.
     pub free: Vec<Packet>,
+    /// Packets that were made in buffers of their own since the caller last took the number: pools must count them.
+    pub made: usize,
     /// Underlay addresses whose next hop must be resolved (ARP, ND); the daemon asks the kernel.
     pub resolve: Vec<IpAddr>,
+}
+
+impl Output {
+    /// A copy of `packet`, in a buffer that is free or in one of its own.
+    pub(crate) fn copy_of(&mut self, packet: &Packet) -> Packet {
+        let mut copy = self.free.pop().unwrap_or_else(|| {
+            self.made += 1;
+            Packet::with_capacity(packet.len())
+        });
+        copy.copy_from(packet);
+        copy
+    }
 }
 
 /// A number of a port's policy; it rises with every change that may alter a resolution (§5.5).
@@ -144,7 +162,7 @@ impl Switch {
         Ok(())
     }
 
-    /// Removes a port or uplink with everything it holds. False when there was none.
+    /// Removes a port, remote port or uplink with everything it holds. False when there was none.
     pub fn remove_port(&mut self, id: PortId) -> bool {
         let port = self.ports.remove(&id);
         if let Some(port) = &port {
@@ -164,7 +182,9 @@ impl Switch {
     }
 
     fn check_id(&self, id: PortId) -> Result<(), AddPortError> {
-        let is_taken = self.ports.contains_key(&id) || self.fabric.uplink(id).is_some();
+        let is_taken = self.ports.contains_key(&id)
+            || self.fabric.uplink(id).is_some()
+            || self.fabric.remotes.contains_key(&id);
         if is_taken { Err(AddPortError::DuplicateId) } else { Ok(()) }
     }
 
@@ -198,15 +218,23 @@ impl Switch {
             return Err(PublishError::NoSuchPort);
         }
         let program = self.compiler.compile(id, &policy).map_err(|error| PublishError::Invalid(error.0))?;
-        self.install(id, program)
+        Ok(self.install(id, program)?.generation)
     }
 
-    /// Makes port `id` run `program`, which was compiled for it. Conversations that it still allows go on. When it
-    /// fails, nothing has changed.
-    pub fn install(&mut self, id: PortId, program: Arc<Program>) -> Result<Generation, PublishError> {
+    /// Makes port `id` run `program`, which was compiled for it. Conversations that it still allows go on.
+    pub fn install(&mut self, id: PortId, program: Arc<Program>) -> Result<Installed, PublishError> {
+        self.check_install(id, &program)?;
         let port = self.ports.get_mut(&id).ok_or(PublishError::NoSuchPort)?;
-        port.install(program, &mut self.mappings).map_err(PublishError::Invalid)?;
-        Ok(Generation(port.generation))
+        let retired = port.install(program, &mut self.mappings);
+        Ok(Installed { generation: Generation(port.generation), retired })
+    }
+
+    /// What [`Switch::install`] would say.
+    pub fn check_install(&self, id: PortId, program: &Program) -> Result<(), PublishError> {
+        if !self.ports.contains_key(&id) {
+            return Err(PublishError::NoSuchPort);
+        }
+        Port::check_install(program, &self.mappings).map_err(PublishError::Invalid)
     }
 
     /// Runs timers: frees what has expired, a bounded slice per call. To be called about once a second, more
@@ -270,6 +298,15 @@ impl Switch {
             port.raise_generation();
         }
     }
+}
+
+/// What [`Switch::install`] did.
+#[derive(Debug)]
+pub struct Installed {
+    /// The port's new generation.
+    pub generation: Generation,
+    /// What ran before; to be freed where nobody waits for it.
+    pub retired: Option<Arc<Program>>,
 }
 
 /// Why a port was not added.

@@ -20,10 +20,10 @@ use crate::transposition::Edit;
 /// A packet that is to enter a side of a port.
 #[derive(Debug)]
 pub(super) struct Pending {
-    to: PortId,
-    direction: Direction,
-    ingress: PortId,
-    packet: Packet,
+    pub(super) to: PortId,
+    pub(super) direction: Direction,
+    pub(super) ingress: PortId,
+    pub(super) packet: Packet,
 }
 
 /// What the first crossing of a received packet came to.
@@ -44,7 +44,7 @@ enum Fate {
 /// A packet's headers and key, in places that the next packet uses again: to make them anew, and to move them,
 /// costs more than to fill them.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     parsed: Parsed,
     ufid: Ufid,
 }
@@ -108,10 +108,20 @@ impl Switch {
             if TAPS {
                 self.tap_received(now, from, entered);
             }
-            while let Some(next) = self.pending.pop() {
-                let reading = Reading::of(&next.packet, &mut scratch);
-                self.enter::<TAPS>(now, next, reading, &mut scratch, output);
-            }
+            self.deliver_pending::<TAPS>(now, &mut scratch, output);
+        }
+    }
+
+    #[inline]
+    pub(super) fn deliver_pending<const TAPS: bool>(
+        &mut self,
+        now: Instant,
+        scratch: &mut Scratch,
+        output: &mut Output,
+    ) {
+        while let Some(next) = self.pending.pop() {
+            let reading = Reading::of(&next.packet, scratch);
+            self.enter::<TAPS>(now, next, reading, scratch, output);
         }
     }
 
@@ -191,6 +201,18 @@ impl Switch {
         }
     }
 
+    /// Drops a packet of a port that was removed.
+    pub(super) fn lose_ownerless(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        packet: Packet,
+        output: &mut Output,
+    ) {
+        self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
+        output.free.push(packet);
+    }
+
     /// Takes a packet, whose headers are in `scratch` as `reading` says, through one side of a port.
     fn enter<const TAPS: bool>(
         &mut self,
@@ -202,8 +224,8 @@ impl Switch {
     ) -> Entered {
         let Pending { to, direction, ingress, mut packet } = next;
         let Some(port) = self.ports.get_mut(&to) else {
-            self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
-            return self.discard::<TAPS>(now, (to, direction), packet, output);
+            self.hand_over::<TAPS>(now, Pending { to, direction, ingress, packet }, output);
+            return Entered { at: ingress, is_dropped: false };
         };
         let crossing =
             Crossing { fabric: &self.fabric, mappings: &self.mappings, now, id: to, direction, ingress };
@@ -246,9 +268,8 @@ impl Switch {
             }
             Egress::Multicast => {
                 for to in self.fabric.multicast_targets(from) {
-                    let mut copy = output.free.pop().unwrap_or_else(|| Packet::with_capacity(packet.len()));
-                    copy.copy_from(&packet);
                     let direction = Direction::Inbound;
+                    let copy = output.copy_of(&packet);
                     self.pending.push(Pending { to, direction, ingress: from, packet: copy });
                 }
                 output.free.push(packet);

@@ -12,6 +12,8 @@
 //! | `ports` | the backends and what waits to be sent by them |
 //! | `capture` | captured packets on their way to another thread |
 //! | `mailbox` | commands from other threads |
+//! | `peers` | packets to and from other workers, and the flip of policy on all of them |
+//! | `doze` | whether it sleeps, for others to know |
 //! | `sleep` | waiting for any of it |
 //! | `thread` | the thread, and the handle that others hold |
 //!
@@ -19,13 +21,15 @@
 //! consumed or dropped by the switch, and comes back to the pool in the same breath.
 
 mod capture;
+mod doze;
 mod mailbox;
+pub(crate) mod peers;
 mod ports;
 mod sleep;
-mod thread;
+pub(crate) mod thread;
 
 pub use capture::{CaptureReader, CaptureWriter, CapturedPacket, capture_ring};
-pub use mailbox::{Command, SendError};
+pub use mailbox::{Command, SendError, Sender};
 pub use ports::{PortError, Ports};
 pub use thread::{CallError, Handle, spawn};
 
@@ -33,11 +37,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use lamina_backend::PacketPool;
-use lamina_core::packet::Batch;
-use lamina_core::switch::{Output, Switch, SwitchConfig};
+use lamina_core::drop_reason::DropReason;
+use lamina_core::packet::{Batch, Packet};
+use lamina_core::switch::{Handover, Output, PortId, Switch, SwitchConfig};
 use lamina_core::time::{Duration, Instant};
 
 use self::mailbox::Mailbox;
+use self::peers::{Arrivals, Peers};
 use self::sleep::Sleeper;
 
 /// Packets received from one port before the next port has its turn.
@@ -98,6 +104,8 @@ pub struct Worker {
     polling: Polling,
     resolve: Option<Box<dyn FnMut(IpAddr) + Send>>,
     received: Batch,
+    /// What other workers handed over in this breath.
+    handed: Vec<Handover>,
     output: Output,
     /// The port that is asked first in the next breath.
     first: usize,
@@ -107,7 +115,7 @@ pub struct Worker {
 
 impl Worker {
     /// A worker without ports, and the way to send it commands.
-    pub fn new(config: WorkerConfig) -> std::io::Result<(Worker, mailbox::Sender)> {
+    pub fn new(config: WorkerConfig) -> std::io::Result<(Worker, Sender)> {
         let (mailbox, sender) = mailbox::mailbox(MAILBOX_CAPACITY)?;
         let worker = Worker {
             switch: Switch::new(config.switch),
@@ -118,6 +126,7 @@ impl Worker {
             polling: config.polling,
             resolve: config.resolve,
             received: Batch::with_capacity(RECEIVE_LIMIT),
+            handed: Vec::new(),
             output: Output::default(),
             first: 0,
             next_sweep: Instant(0),
@@ -134,12 +143,13 @@ impl Worker {
     /// One breath at `now`. True when there was something to do, so another breath should follow at once.
     pub fn breathe(&mut self, now: Instant) -> bool {
         self.ports.set_now(now);
-        let mut is_busy = self.run_commands();
+        let mut is_busy = self.flip(now) | self.run_commands() | self.accept(now, Peers::limit());
         let count = self.ports.len();
         self.first = if self.first + 1 < count { self.first + 1 } else { 0 };
         for turn in 0..count {
             is_busy |= self.serve((self.first + turn) % count, now);
         }
+        self.ports.peers.rouse();
         self.ports.transmit(now, &mut self.pool, &mut self.switch);
         self.had_traffic |= is_busy;
         if now >= self.next_sweep {
@@ -166,9 +176,47 @@ impl Worker {
             return false;
         };
         self.switch.receive(now, from, &mut self.received, &mut self.output);
-        let Output { transmit, free, resolve } = &mut self.output;
+        self.dispatch(now);
+        true
+    }
+
+    /// Installs the programs that are due, after what other workers handed over under the old ones.
+    fn flip(&mut self, now: Instant) -> bool {
+        if !self.ports.peers.is_flip_due() {
+            return false;
+        }
+        self.accept(now, self.ports.peers.all());
+        self.ports.peers.flip(&mut self.switch);
+        true
+    }
+
+    /// Processes what other workers handed over, up to `limit` packets of each.
+    fn accept(&mut self, now: Instant, limit: usize) -> bool {
+        let mut arrivals =
+            Arrivals { deliveries: &mut self.handed, transmissions: &mut self.output.transmit };
+        if !self.ports.peers.receive(limit, &mut self.pool, &mut arrivals) {
+            return false;
+        }
+        self.switch.accept(now, &mut self.handed, &mut self.output);
+        self.dispatch(now);
+        true
+    }
+
+    /// Takes what the switch put out to backends, other workers and the pool.
+    fn dispatch(&mut self, now: Instant) {
+        let Output { transmit, elsewhere, free, made, resolve } = &mut self.output;
+        self.pool.count_made(std::mem::take(made));
         for (to, packet) in transmit.drain(..) {
-            self.ports.queue(to, packet, &mut self.pool, &mut self.switch);
+            if let Err(packet) = self.ports.queue(to, packet) {
+                Self::transmit_elsewhere(&mut self.ports, &mut self.pool, &mut self.switch, to, packet);
+            }
+        }
+        for handover in elsewhere.drain(..) {
+            let ingress = handover.ingress;
+            if let Err(packet) = self.ports.peers.deliver(handover, &mut self.pool) {
+                self.switch.count_drop(ingress, DropReason::HandoverFull);
+                self.pool.give(packet);
+            }
         }
         self.pool.give_all(free);
         if let Some(tell) = &mut self.resolve {
@@ -178,7 +226,23 @@ impl Worker {
         if self.ports.should_transmit() {
             self.ports.transmit(now, &mut self.pool, &mut self.switch);
         }
-        true
+    }
+
+    /// Sends a packet by a port or uplink whose backend is not here.
+    #[cold]
+    fn transmit_elsewhere(
+        ports: &mut Ports,
+        pool: &mut PacketPool,
+        switch: &mut Switch,
+        to: PortId,
+        packet: Packet,
+    ) {
+        let is_known = ports.peers.owns(to);
+        if let Err(packet) = ports.peers.transmit(to, packet, pool) {
+            let reason = if is_known { DropReason::HandoverFull } else { DropReason::PortNotReady };
+            switch.count_drop(to, reason);
+            pool.give(packet);
+        }
     }
 
     /// Breathes until the mailbox is told to stop, sleeping between; `clock` is read once per breath and after
@@ -194,7 +258,11 @@ impl Worker {
             let Polling::Adaptive(limit) = self.polling else { continue };
             empty_breaths += 1;
             if empty_breaths > limit {
-                self.sleeper.sleep(now, self.next_sweep, &mut self.ports, &mut self.mailbox);
+                self.mailbox.doze();
+                if !self.ports.peers.has_parcels() {
+                    self.sleeper.sleep(now, self.next_sweep, &mut self.ports, &mut self.mailbox);
+                }
+                self.mailbox.wake();
                 empty_breaths = 0;
             }
         }

@@ -13,6 +13,8 @@ use lamina_core::packet::{Batch, Packet};
 use lamina_core::switch::{PortId, Switch};
 use lamina_core::time::{Duration, Instant};
 
+use super::peers::Peers;
+
 /// Bytes that may wait before they are sent without waiting for the end of the breath.
 const TRANSMIT_BYTES: usize = 512 << 10;
 /// Packets that may wait for one port.
@@ -36,6 +38,7 @@ pub struct Ports {
     now: Instant,
     /// Buffers of backends that were detached, on their way to the pool.
     orphans: Batch,
+    pub(super) peers: Peers,
 }
 
 struct Attached {
@@ -88,6 +91,16 @@ impl Ports {
         Some(gone.backend)
     }
 
+    /// Says that the backend of `id` is with another worker of the host: what the switch sends there is handed over.
+    pub fn set_owner(&mut self, id: PortId, worker: usize) {
+        self.peers.set_owner(id, worker);
+    }
+
+    /// Takes back what [`Ports::set_owner`] said.
+    pub fn forget_owner(&mut self, id: PortId) {
+        self.peers.forget_owner(id);
+    }
+
     /// The ports and uplinks that have a backend.
     pub fn ids(&self) -> impl Iterator<Item = PortId> + '_ {
         self.attached.iter().map(|port| port.id)
@@ -135,17 +148,16 @@ impl Ports {
         (count > 0).then_some(port.id)
     }
 
-    /// Queues `packet` to be sent by `to`.
-    pub(super) fn queue(&mut self, to: PortId, packet: Packet, pool: &mut PacketPool, switch: &mut Switch) {
+    /// Queues `packet` to be sent by `to`; it comes back when `to` has no backend here.
+    pub(super) fn queue(&mut self, to: PortId, packet: Packet) -> Result<(), Packet> {
         let Some(port) = self.places.get(&to).and_then(|place| self.attached.get_mut(*place)) else {
-            switch.count_drop(to, DropReason::PortNotReady);
-            pool.give(packet);
-            return;
+            return Err(packet);
         };
         self.waiting_packets += 1;
         self.waiting_bytes += packet.len();
         port.outgoing.push(packet);
         self.any_port_full |= port.outgoing.len() >= TRANSMIT_PACKETS;
+        Ok(())
     }
 
     pub(super) fn should_transmit(&self) -> bool {

@@ -18,25 +18,22 @@ use super::{CallError, Handle, Polling, PortError, Ports, SendError, Worker, Wor
 
 const MS: u64 = 1_000_000;
 
-fn mac(number: u32) -> MacAddr {
+pub(super) fn mac(number: u32) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, number as u8])
 }
 
-fn add_port(switch: &mut Switch, number: u32) {
+pub(super) fn port_config(number: u32) -> PortConfig {
     let limits = PortLimits { unified_flows: 1024, drop_cache: 64, ..PortLimits::default() };
-    let config = PortConfig {
-        name: format!("p{number}").into(),
-        mac: mac(number),
-        tenants: Vec::new(),
-        mtu: 0,
-        limits,
-    };
-    switch.add_port(PortId(number), config).unwrap();
+    PortConfig { name: format!("p{number}").into(), mac: mac(number), tenants: Vec::new(), mtu: 0, limits }
+}
+
+pub(super) fn add_port(switch: &mut Switch, number: u32) {
+    switch.add_port(PortId(number), port_config(number)).unwrap();
     switch.publish(PortId(number), Policy::default()).unwrap();
 }
 
 /// UDP from guest `from` to guest `to`, numbered.
-fn datagram(from: u32, to: u32, number: u32) -> Packet {
+pub(super) fn datagram(from: u32, to: u32, number: u32) -> Packet {
     let udp = [&[0x30, 0x39, 0, 53, 0, 12, 0, 0][..], &number.to_be_bytes()].concat();
     let mut ip = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, from as u8, 10, 0, 0, to as u8];
     let checksum = lamina_core::packet::checksum::finish(lamina_core::packet::checksum::sum(&ip));
@@ -44,11 +41,11 @@ fn datagram(from: u32, to: u32, number: u32) -> Packet {
     Packet::from_frame(&[&mac(to).0[..], &mac(from).0, &[8, 0], &ip, &udp].concat())
 }
 
-fn number_of(packet: &Packet) -> u32 {
+pub(super) fn number_of(packet: &Packet) -> u32 {
     u32::from_be_bytes(packet.frame()[42..46].try_into().unwrap())
 }
 
-fn config() -> WorkerConfig {
+pub(super) fn config() -> WorkerConfig {
     WorkerConfig { buffers: 256, ..WorkerConfig::new(SwitchConfig { seed: 1 }) }
 }
 

@@ -22,7 +22,18 @@ pub struct Handle {
 /// Starts a worker called `name` (15 characters show in `top`). With a namespace, the thread lives in it, so that
 /// commands which open devices find them there.
 pub fn spawn(name: &str, config: WorkerConfig, namespace: Option<NetNs>) -> io::Result<Handle> {
-    let (mut worker, sender) = Worker::new(config)?;
+    let (worker, sender) = Worker::new(config)?;
+    start(name, worker, sender, namespace, std::time::Instant::now())
+}
+
+/// Like [`spawn`], with a worker that is there already, whose time counts from `zero`.
+pub(crate) fn start(
+    name: &str,
+    mut worker: Worker,
+    sender: Sender,
+    namespace: Option<NetNs>,
+    zero: std::time::Instant,
+) -> io::Result<Handle> {
     let (entered, has_entered) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(name.to_string()).spawn(move || {
         let result = namespace.map_or(Ok(()), |namespace| namespace.enter());
@@ -31,17 +42,26 @@ pub fn spawn(name: &str, config: WorkerConfig, namespace: Option<NetNs>) -> io::
         if entered.send(result).is_err() || !may_run {
             return;
         }
-        let start = std::time::Instant::now();
-        worker.run(|| Instant(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)));
+        worker.run(|| since(zero));
     })?;
     has_entered.recv().unwrap_or_else(|_| Err(io::Error::other("the worker's thread ended at once")))?;
     Ok(Handle { sender, thread: Some(thread) })
+}
+
+/// The switch's time, counted from `zero`.
+pub(crate) fn since(zero: std::time::Instant) -> Instant {
+    Instant(u64::try_from(zero.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
 impl Handle {
     /// Has the worker run `command` soon, without waiting for it.
     pub fn send(&self, command: Command) -> Result<(), SendError> {
         self.sender.send(command)
+    }
+
+    /// Like [`Handle::send`]; a command that was not accepted comes back.
+    pub(crate) fn offer(&self, command: Command) -> Result<(), (SendError, Command)> {
+        self.sender.offer(command)
     }
 
     /// Has the worker run `body` between two batches and waits for the answer. Must not be called on the worker's own
@@ -61,6 +81,16 @@ impl Handle {
             Err(SendError::Full) => Err(CallError::Full),
             Err(SendError::Gone) => Err(CallError::Gone),
         }
+    }
+
+    /// False when the worker has ended, by a panic.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Ends the worker's sleep.
+    pub(crate) fn ring(&self) {
+        self.sender.ring();
     }
 
     /// Ends the worker and waits until its backends are closed. An error tells that it had ended before, by a panic.

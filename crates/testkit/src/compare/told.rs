@@ -9,11 +9,12 @@ use lamina_core::inspect::{
     CaptureId, CapturePoint, CaptureRecord, CaptureSink, CaptureSpec, CaptureVerdict, FlowCursor, FlowFilter,
     FlowPage,
 };
-use lamina_core::switch::{PortId, Switch};
+use lamina_core::switch::PortId;
 use lamina_core::time::Instant;
 
 use super::Pair;
 use crate::oracle::{DropSite, Tuple};
+use crate::spread::Spread;
 use crate::strategy::policy;
 use crate::strategy::universe::{PORTS, UPLINK};
 
@@ -55,12 +56,12 @@ impl CaptureSink for Sink {
 /// A capture of every point.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    id: CaptureId,
+    ids: Vec<CaptureId>,
     sink: Sink,
 }
 
 impl Watcher {
-    pub(super) fn start(core: &mut Switch) -> Result<Watcher, String> {
+    pub(super) fn start(core: &mut Spread) -> Result<Watcher, String> {
         let sink = Sink::default();
         // Every layer that a random policy may have.
         let kinds = policy::LAYER_KINDS.iter();
@@ -68,12 +69,12 @@ impl Watcher {
         let at_layers = kinds.flat_map(|kind| (0..21).map(move |place| name((*kind, place)))).collect();
         let spec =
             CaptureSpec { at_nic: true, at_uplink: true, at_drop: true, at_layers, ..CaptureSpec::default() };
-        let id = core.start_capture(spec, Box::new(sink.clone())).map_err(|error| error.to_string())?;
-        Ok(Watcher { id, sink })
+        let ids = core.start_capture(&spec, || Box::new(sink.clone())).map_err(|error| error.to_string())?;
+        Ok(Watcher { ids, sink })
     }
 
-    pub(super) fn stop(self, core: &mut Switch) {
-        core.stop_capture(self.id);
+    pub(super) fn stop(self, core: &mut Spread) {
+        core.stop_capture(&self.ids);
     }
 
     /// Holds what was captured of one received frame against what became of it; the packets captured behind layers.
@@ -184,7 +185,7 @@ impl Pair {
     /// Drops by place must be those of the oracle, and add up to the drops by reason.
     pub(super) fn compare_drops(&mut self) -> Result<(), String> {
         for id in PORTS.into_iter().chain([UPLINK]) {
-            let rows = self.core.drop_rows(Some(id)).unwrap_or_default();
+            let rows = self.core.drop_rows(id);
             let core: BTreeMap<DropSite, (u64, u64)> = rows
                 .iter()
                 .map(|row| {
@@ -198,7 +199,7 @@ impl Pair {
             if core != oracle {
                 return Err(format!("{id:?}: drops differ\ncore   {core:#?}\noracle {oracle:#?}"));
             }
-            let recent = self.core.recent_drops(Some(id)).unwrap_or_default();
+            let recent = self.core.recent_drops(id);
             let total: u64 = rows.iter().map(|row| row.frames).sum();
             let remembered = total.min(lamina_core::inspect::RECENT_DROPS as u64);
             if recent.len() as u64 != remembered || !recent.is_sorted_by(|a, b| a.time >= b.time) {
@@ -210,7 +211,7 @@ impl Pair {
 }
 
 fn list_all(
-    core: &Switch,
+    core: &Spread,
     id: PortId,
     filter: &FlowFilter,
     budget: u32,
