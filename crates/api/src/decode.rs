@@ -371,7 +371,7 @@ impl<'s> Decoder<'s> {
 }
 
 /// `span` cut to its first line, so that a message about a whole block does not underline all of it.
-fn first_line(source: &Source, span: Span) -> Span {
+pub(crate) fn first_line(source: &Source, span: Span) -> Span {
     match source.slice(span).find('\n') {
         Some(length) => Span::new(span.start, span.start + length as u32),
         None => span,

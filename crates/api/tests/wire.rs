@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use lamina_api::document::Action;
-use lamina_api::wire::{read, to_json, v1};
+use lamina_api::wire::{read, to_json, to_yaml, v1};
 use lamina_api::{Document, Source, parse};
 use prost::Message;
 
@@ -51,6 +51,10 @@ fn same_meaning(place: &str, text: &str) -> Option<v1::Document> {
     let json = to_json("Document", &message.encode_to_vec()).unwrap().to_string();
     let again = parse(place, &json).unwrap_or_else(|report| panic!("{place}: {report:?}\n{json}"));
     assert_eq!(meaning(&document), meaning(&again), "{place}");
+    // So is the YAML form.
+    let yaml = to_yaml("Document", &message.encode_to_vec()).unwrap();
+    let again = parse(place, &yaml).unwrap_or_else(|report| panic!("{place}: {report:?}\n{yaml}"));
+    assert_eq!(meaning(&document), meaning(&again), "{place}\n{yaml}");
     Some(message)
 }
 

@@ -8,9 +8,16 @@ use serde_json::json;
 
 /// Explain names.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ExplainArgs {
+    /// The name or number of a drop reason, as in `explain drop-reason NAME`.
+    #[arg(required = true)]
+    name: Option<String>,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,36 +40,42 @@ enum What {
 
 /// Runs the command.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    match &args.what {
-        What::DropReason { name, json } => {
-            let Some(reason) = find(name) else {
-                let names = DropReason::ALL.iter().map(|reason| reason.name());
-                let help = match lamina_api::suggest::nearest(name, names) {
-                    Some(nearest) => format!("did you mean `{nearest}`?"),
-                    None => "`lamina explain drop-reasons` lists them".into(),
-                };
-                anyhow::bail!("`{name}` is not a drop reason; {help}");
-            };
-            if *json {
-                println!("{}", to_json(reason));
-            } else {
-                println!("{} ({}): {}", reason.name(), reason as u8, reason.explanation());
-            }
-        }
-        What::DropReasons { json: true } => {
+    match (&args.what, &args.name) {
+        (Some(What::DropReason { name, json }), _) => drop_reason(name, *json)?,
+        (None, Some(name)) => drop_reason(name, args.json)?,
+        (Some(What::DropReasons { json: true }), _) => {
             println!(
                 "{}",
                 DropReason::ALL.iter().map(|reason| to_json(*reason)).collect::<serde_json::Value>()
             );
         }
-        What::DropReasons { json: false } => {
+        (Some(What::DropReasons { json: false }), _) => {
             let longest = DropReason::ALL.iter().map(|reason| reason.name().len()).max().unwrap_or(0);
             for reason in DropReason::ALL {
                 println!("{:3}  {:longest$}  {}", *reason as u8, reason.name(), reason.explanation());
             }
         }
+        // The command line's own check says what is missing.
+        (None, None) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn drop_reason(name: &str, as_json: bool) -> anyhow::Result<()> {
+    let Some(reason) = find(name) else {
+        let names = DropReason::ALL.iter().map(|reason| reason.name());
+        let help = match lamina_api::suggest::nearest(name, names) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => "`lamina explain drop-reasons` lists them".into(),
+        };
+        anyhow::bail!("`{name}` is not a drop reason; {help}");
+    };
+    if as_json {
+        println!("{}", to_json(reason));
+    } else {
+        println!("{} ({}): {}", reason.name(), reason as u8, reason.explanation());
+    }
+    Ok(())
 }
 
 fn find(name: &str) -> Option<DropReason> {

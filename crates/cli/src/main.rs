@@ -2,17 +2,20 @@
 
 mod check;
 mod explain;
+mod generated;
+mod host;
 mod lab;
 mod policy;
 mod trace;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-/// Lamina: a programmable virtual switch. Check policy, trace packets through it, run labs.
+/// Lamina: a programmable virtual switch. Program a running daemon and ask what it does; check policy, trace packets
+/// through it, run labs.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, name = "lamina")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -20,25 +23,111 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Build networks out of namespaces and check policy in them.
-    Lab(lab::LabArgs),
-    /// Check policy files: every mistake with its place and what to do.
-    Check(check::CheckArgs),
+    Apply(host::apply::ApplyArgs),
+    Get(host::get::GetArgs),
+    List(host::list::ListArgs),
+    Delete(host::delete::DeleteArgs),
+    Edit(host::edit::EditArgs),
+    Watch(host::watch::WatchArgs),
+    Status(host::status::StatusArgs),
+    Stats(host::stats::StatsArgs),
+    Top(host::top::TopArgs),
+    Flows(host::flows::FlowsArgs),
+    Drops(host::drops::DropsArgs),
     /// Show what policy does to a packet, layer by layer, and why.
     Trace(Box<trace::TraceArgs>),
+    Capture(Box<host::capture::CaptureArgs>),
+    Events(host::events::EventsArgs),
+    Limits(host::limits::LimitsArgs),
+    Audit(host::audit::AuditArgs),
     /// Explain names that other commands print.
     Explain(explain::ExplainArgs),
+    /// Check policy files: every mistake with its place and what to do.
+    Check(check::CheckArgs),
+    /// Build networks out of namespaces and check policy in them.
+    Lab(lab::LabArgs),
+    Completion(generated::CompletionArgs),
+    Man(generated::ManArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Lab(args) => lab::run(args),
-        Command::Check(args) => check::run(&args),
+        Command::Apply(args) => host::apply::run(&args),
+        Command::Get(args) => host::get::run(&args),
+        Command::List(args) => host::list::run(&args),
+        Command::Delete(args) => host::delete::run(&args),
+        Command::Edit(args) => host::edit::run(&args),
+        Command::Watch(args) => host::watch::run(&args),
+        Command::Status(args) => host::status::run(&args),
+        Command::Stats(args) => host::stats::run(&args),
+        Command::Top(args) => host::top::run(&args),
+        Command::Flows(args) => host::flows::run(&args),
+        Command::Drops(args) => host::drops::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Capture(args) => host::capture::run(&args),
+        Command::Events(args) => host::events::run(&args),
+        Command::Limits(args) => host::limits::run(&args),
+        Command::Audit(args) => host::audit::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Lab(args) => lab::run(args),
+        Command::Completion(args) => generated::completion(&args, Cli::command()),
+        Command::Man(args) => generated::man(&args, Cli::command()),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    result.unwrap_or_else(|error| host::tell(error, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    /// Every command below `command` with its flags, as `lamina get --port`.
+    fn flags(command: &clap::Command, path: &str, out: &mut Vec<(String, String)>) {
+        out.push((path.to_string(), path.to_string()));
+        for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+            match argument.get_long() {
+                Some("help" | "version") => {}
+                Some(long) => out.push((path.to_string(), format!("--{long}"))),
+                None => {}
+            }
+        }
+        for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+            flags(below, &format!("{path} {}", below.get_name()), out);
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_is_on_the_page() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/cli.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let mut command = Cli::command();
+        command.build();
+        let mut all = Vec::new();
+        flags(&command, "lamina", &mut all);
+        assert!(all.len() > 80, "{}", all.len());
+        let mut missing = String::new();
+        for (path, wanted) in all.iter().filter(|(path, _)| path != "lamina") {
+            // The section of a command runs from its heading to the next one of the same depth.
+            let top = path.split(' ').take(2).collect::<Vec<_>>().join(" ");
+            let start = page.find(&format!("\n## {top}\n"));
+            let section = start.map(|start| {
+                let rest = &page[start + 1..];
+                &rest[..rest.find("\n## ").unwrap_or(rest.len())]
+            });
+            let is_there = section.is_some_and(|section| section.contains(&format!("`{wanted}")));
+            let is_common =
+                matches!(&**wanted, "--socket" | "--json") && page.contains(&format!("`{wanted}"));
+            if !is_there && !is_common {
+                let _ = writeln!(missing, "{path}: {wanted}");
+            }
+        }
+        assert!(missing.is_empty(), "docs/reference/cli.md does not name\n{missing}");
+    }
 }

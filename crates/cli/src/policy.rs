@@ -8,7 +8,7 @@ use lamina_api::{Document, Report};
 use lamina_daemon::convert::{Converted, PortIds, merge};
 
 /// Reads `path`; `-` is standard input.
-fn read(path: &Path) -> anyhow::Result<(String, String)> {
+pub fn read(path: &Path) -> anyhow::Result<(String, String)> {
     if path.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;

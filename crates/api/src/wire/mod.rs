@@ -8,9 +8,12 @@
 //! Nothing here may interpret policy or talk to a switch.
 
 mod json;
+mod place;
 pub mod read;
 mod schema;
+mod status;
 pub mod text;
+mod yaml;
 
 /// Messages, client and server of the host API, version 1.
 #[allow(missing_docs, reason = "the contract documents them; see docs/reference/api.md")]
@@ -20,3 +23,6 @@ pub mod v1 {
 }
 
 pub use json::to_json;
+pub use place::Places;
+pub use status::{refusal, status};
+pub use yaml::{to_line, to_yaml};

@@ -7,6 +7,7 @@
 use prost::Message;
 
 use super::text::{FormError, path, to_tree};
+use super::v1::Kind;
 use crate::decode::Decoder;
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::document;
@@ -189,4 +190,57 @@ pub fn document(source: &Source) -> Result<super::v1::Document, Report> {
         report.push(Diagnostic::error(Code::WrongType, source, Span::default(), message).help(help));
         report
     })
+}
+
+/// The message form of one object, whose YAML form is in `source`: what [`super::to_yaml`] wrote, changed by a person.
+/// `object` names it; the bytes are those of the message that its kind has in the contract.
+pub fn object(object: &super::v1::Ref, source: &Source) -> Result<Vec<u8>, Report> {
+    let tree = Tree::read(source)?;
+    let mut decoder = Decoder::new(source);
+    let name = At::new(Name::from(&*object.name), Span::default());
+    let message = message_of(object.kind());
+    // The values are not kept: they are asked for the mistakes that a person can have made.
+    match object.kind() {
+        Kind::Port => drop(decoder.port(name, &tree)),
+        Kind::Layer => drop(decoder.layer(&tree)),
+        Kind::Group => drop(decoder.group(&tree)),
+        Kind::Rule => drop(decoder.rule(&tree)),
+        Kind::Mapping => drop(decoder.mapping(name, &tree)),
+        Kind::MappingEntry => drop(decoder.mapping_entry(&tree)),
+        Kind::Targets => drop(decoder.target_set(name, &tree)),
+        Kind::Prefixes => drop(decoder.prefix_set(name, &tree)),
+        Kind::Meter => drop(decoder.meter(name, &tree)),
+        Kind::Multicast => {
+            if let Some(fields) = decoder.fields(&tree, "the multicast set", &["ports"])
+                && let Some(ports) = fields.optional("ports")
+            {
+                drop(decoder.names(ports, "port names"));
+            }
+        }
+        Kind::Metadata | Kind::Unspecified => {}
+    }
+    if !decoder.report.is_empty() {
+        decoder.report.sort();
+        return Err(decoder.report);
+    }
+    super::text::to_bytes(message, &tree).map_err(|FormError { message, help }| {
+        Report::from(Diagnostic::error(Code::WrongType, source, Span::default(), message).help(help))
+    })
+}
+
+/// The name of the message that says what an object of `kind` is.
+pub fn message_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Port => "Port",
+        Kind::Layer => "Layer",
+        Kind::Group => "Group",
+        Kind::Rule => "Rule",
+        Kind::Mapping => "Mapping",
+        Kind::MappingEntry => "MappingEntry",
+        Kind::Targets => "TargetSet",
+        Kind::Prefixes => "PrefixSet",
+        Kind::Meter => "Meter",
+        Kind::Multicast => "Multicast",
+        Kind::Metadata | Kind::Unspecified => "Nothing",
+    }
 }

@@ -12,7 +12,7 @@ use pcap_file::pcap::PcapReader;
 use pcap_file::pcapng::{Block, PcapNgReader};
 
 use super::frame::{DefaultMacs, build};
-use super::packet;
+use super::{TraceArgs, packet};
 
 /// What a person gave.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +25,16 @@ pub enum Input<'a> {
     Pcap(&'a Path, usize),
 }
 
-impl Input<'_> {
+impl<'a> Input<'a> {
+    /// What the command line says; `words` are the packet's.
+    pub fn of(args: &'a TraceArgs, words: &'a str) -> Self {
+        match (&args.hex, &args.pcap) {
+            (Some(hex), _) => Input::Hex(hex),
+            (_, Some(path)) => Input::Pcap(path, args.frame),
+            _ => Input::Text(words),
+        }
+    }
+
     /// The frame. A frame of any length is one, also of none: what becomes of it is for the switch to say.
     pub fn frame(&self, macs: DefaultMacs) -> anyhow::Result<Vec<u8>> {
         let frame = match self {

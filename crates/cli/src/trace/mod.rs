@@ -2,15 +2,17 @@
 //!
 //! The policy files are loaded into a switch in memory, together with an uplink beyond which every address is
 //! reachable, and the core's simulation is asked. Packets given with `--after` are sent through that switch for
-//! real first, so that the conversations exist which the traced packet may belong to.
+//! real first, so that the conversations exist which the traced packet may belong to. Without policy files the running
+//! switch is asked, through its daemon.
 
 mod frame;
 mod input;
+mod live;
 mod packet;
 mod scene;
 mod sent;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,6 +22,7 @@ use lamina_core::flow::Direction;
 use lamina_daemon::convert::{PortIds, UPLINK};
 use lamina_daemon::explain;
 
+use crate::host::DaemonArgs;
 use input::Input;
 use scene::Scene;
 
@@ -27,18 +30,28 @@ use scene::Scene;
 #[derive(Debug, Args)]
 #[command(after_help = packet::SYNTAX)]
 pub struct TraceArgs {
-    /// A policy file; given several times, the documents of several controllers for one host.
-    #[arg(short, long, required = true, value_name = "FILE")]
+    /// A policy file; given several times, the documents of several controllers for one host. Without one, the running
+    /// switch is asked.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "live")]
     policy: Vec<PathBuf>,
+    /// Ask the running switch, also said by leaving out policy files.
+    #[arg(long)]
+    live: bool,
+    /// The daemon's socket.
+    #[arg(long, value_name = "PATH", env = "LAMINA_SOCKET", default_value = "/run/lamina/lamina.sock")]
+    socket: PathBuf,
+    /// From the running switch: also groups and rules that did not match.
+    #[arg(long, conflicts_with = "policy")]
+    verbose: bool,
     /// The port that the packet crosses, or `uplink` for a packet from the network.
     #[arg(long)]
     port: String,
     /// Outbound from the port's NIC, or inbound to it.
     #[arg(long, value_enum, default_value = "outbound")]
     direction: DirectionArg,
-    /// For inbound packets: the port by which they entered the switch.
-    #[arg(long, default_value = UPLINK)]
-    from: String,
+    /// For inbound packets: the port by which they entered the switch; `uplink` unless given.
+    #[arg(long)]
+    from: Option<String>,
     /// Packets to send for real first, each from a port's NIC or from `uplink`: "vm1: tcp ...". Without a port it
     /// is the traced one.
     #[arg(long, value_name = "[PORT:] PACKET")]
@@ -52,12 +65,13 @@ pub struct TraceArgs {
     /// Which frame of the file, counted from 1.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "pcap")]
     frame: usize,
-    /// This host's address on the underlay: tunnels to it end here, tunnels without `local` come from it.
-    #[arg(long, value_name = "ADDRESS", default_values = ["192.0.2.1", "2001:db8::1"])]
+    /// This host's address on the underlay: tunnels to it end here, tunnels without `local` come from it. Unless given,
+    /// 192.0.2.1 and 2001:db8::1.
+    #[arg(long, value_name = "ADDRESS")]
     uplink_address: Vec<IpAddr>,
-    /// The uplink's MTU in bytes.
-    #[arg(long, default_value_t = 65_535)]
-    uplink_mtu: u32,
+    /// The uplink's MTU in bytes; 65535 unless given.
+    #[arg(long)]
+    uplink_mtu: Option<u32>,
     /// Print the trace as JSON.
     #[arg(long)]
     json: bool,
@@ -65,6 +79,18 @@ pub struct TraceArgs {
     #[arg(value_name = "PACKET", num_args = 0.., required_unless_present_any = ["hex", "pcap"])]
     packet: Vec<String>,
 }
+
+impl TraceArgs {
+    /// The daemon to ask.
+    fn daemon(&self) -> DaemonArgs {
+        DaemonArgs { socket: self.socket.clone(), json: self.json }
+    }
+}
+
+/// Addresses and MTU of the uplink of a switch in memory, unless others are given.
+const UPLINK_ADDRESSES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+const UPLINK_MTU: u32 = 65_535;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum DirectionArg {
@@ -74,6 +100,13 @@ enum DirectionArg {
 
 /// Runs the command; the exit code is 1 when nothing could be traced, not when the packet is dropped.
 pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
+    let direction = match args.direction {
+        DirectionArg::Inbound => Direction::Inbound,
+        DirectionArg::Outbound => Direction::Outbound,
+    };
+    if args.policy.is_empty() {
+        return live::run(args, direction);
+    }
     let mut ids = PortIds::default();
     let converted = match crate::policy::load(&args.policy, &mut ids)? {
         Ok(converted) => converted,
@@ -83,11 +116,8 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let mut scene = Scene::new(converted.policy, ids, &args.uplink_address, args.uplink_mtu)?;
-    let direction = match args.direction {
-        DirectionArg::Inbound => Direction::Inbound,
-        DirectionArg::Outbound => Direction::Outbound,
-    };
+    let addresses = if args.uplink_address.is_empty() { &UPLINK_ADDRESSES[..] } else { &args.uplink_address };
+    let mut scene = Scene::new(converted.policy, ids, addresses, args.uplink_mtu.unwrap_or(UPLINK_MTU))?;
     let mut before = Vec::new();
     for text in &args.after {
         let (from, packet) = sender(text, &args.port, direction)?;
@@ -102,14 +132,9 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     }
     let id = scene.port(&args.port)?;
     let words = args.packet.join(" ");
-    let input = match (&args.hex, &args.pcap) {
-        (Some(hex), _) => Input::Hex(hex),
-        (_, Some(path)) => Input::Pcap(path, args.frame),
-        _ => Input::Text(&words),
-    };
-    let frame = input.frame(scene.macs(id, direction))?;
+    let frame = Input::of(args, &words).frame(scene.macs(id, direction))?;
     let trace = scene
-        .trace(id, direction, scene.port(&args.from)?, &frame)
+        .trace(id, direction, scene.port(args.from.as_deref().unwrap_or(UPLINK))?, &frame)
         .ok_or_else(|| anyhow!("port `{}` cannot be traced in this direction", args.port))?;
     if args.json {
         let mut value = explain::json(&scene, &frame, &trace);

@@ -1,0 +1,60 @@
+//! What belongs to a controller and is not in its files any more.
+
+use std::collections::BTreeSet;
+
+use lamina_api::wire::v1::operation::Operation as Change;
+use lamina_api::wire::v1::{Delete, Document, Kind, Operation, Ref};
+
+use super::File;
+use crate::host::{Host, name, object};
+
+/// Kinds that are removed, in this order: layers before the resources that they name, ports last. Groups, rules and
+/// entries are replaced with what they are in.
+const KINDS: [Kind; 8] = [
+    Kind::Layer,
+    Kind::Mapping,
+    Kind::Targets,
+    Kind::Prefixes,
+    Kind::Meter,
+    Kind::Metadata,
+    Kind::Multicast,
+    Kind::Port,
+];
+
+/// The operations that remove what `owner` has and `files` do not name.
+pub async fn removals(host: &mut Host, files: &[File], owner: &str) -> anyhow::Result<Vec<Operation>> {
+    let named: BTreeSet<String> =
+        files.iter().flat_map(|file| names(&file.document)).map(|object| name::full(&object)).collect();
+    let mut operations = Vec::new();
+    for kind in KINDS {
+        let selector = Ref { kind: kind.into(), ..Ref::default() };
+        for object in object::list(host, selector, owner).await? {
+            let object = object::reference(&object);
+            if !named.contains(&name::full(&object)) {
+                let delete = Delete { r#ref: Some(object), must_exist: false };
+                operations.push(Operation { operation: Some(Change::Delete(delete)) });
+            }
+        }
+    }
+    Ok(operations)
+}
+
+/// Everything of those kinds that a document names.
+fn names(document: &Document) -> Vec<Ref> {
+    let mut names: Vec<Ref> = document.metadata.iter().map(|key| name::plain(Kind::Metadata, key)).collect();
+    if let Some(resources) = &document.resources {
+        names.extend(resources.mappings.keys().map(|key| name::plain(Kind::Mapping, key)));
+        names.extend(resources.targets.keys().map(|key| name::plain(Kind::Targets, key)));
+        names.extend(resources.prefixes.keys().map(|key| name::plain(Kind::Prefixes, key)));
+        names.extend(resources.meters.keys().map(|key| name::plain(Kind::Meter, key)));
+    }
+    for (key, port) in &document.ports {
+        names.push(name::plain(Kind::Port, key));
+        let layers = port.layers.iter();
+        names.extend(layers.map(|layer| Ref { port: key.clone(), ..name::plain(Kind::Layer, &layer.name) }));
+    }
+    if !document.multicast.is_empty() {
+        names.push(name::plain(Kind::Multicast, ""));
+    }
+    names
+}
