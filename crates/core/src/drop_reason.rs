@@ -101,6 +101,14 @@ drop_reasons! {
     NoSuchPort = 35, "no-such-port";
     /// The ring to the worker that owns the packet's way out was full: that worker is overloaded or has ended.
     HandoverFull = 36, "handover-full";
+    /// A DHCP or DHCPv6 message is malformed: fixed fields, options beyond its end, or no message type.
+    BadDhcp = 37, "bad-dhcp";
+    /// A DHCP client has no lease: its MAC is not in the lease table that the rule names.
+    NoLease = 38, "no-lease";
+    /// A DNS query is malformed: not one question, or a name or record beyond its end.
+    BadDns = 39, "bad-dns";
+    /// An answer would be longer than the client, or an Ethernet link, takes.
+    AnswerTooLong = 40, "answer-too-long";
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ resources:
   targets: { web: [ { address: 10.1.0.4, port: 8080 } ] }
   prefixes: { admins: [10.9.0.0/16] }
   meters: { bytes-by-destination: { key: ip.dst } }
+  leases: { rack: [ { mac: "02:00:00:00:00:01", address: 10.0.0.1 } ] }
+  dns: { lan: { records: [ { name: web.lan, address: 10.0.0.9 } ] } }
 ports:
   vm1:
 "#;

@@ -3,9 +3,11 @@
 
 mod classify;
 mod input;
+mod message;
 mod transpose;
 
 pub use classify::classify_any;
+pub use message::message_any;
 pub use transpose::transpose_any;
 
 use lamina_core::address::MacAddr;

@@ -19,6 +19,7 @@ pub mod builder;
 pub mod compare;
 pub mod fabric;
 pub mod fuzz;
+pub mod message;
 pub mod oracle;
 pub mod spread;
 pub mod strategy;

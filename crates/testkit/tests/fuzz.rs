@@ -6,14 +6,15 @@ use std::path::Path;
 
 use lamina_core::address::MacAddr;
 use lamina_core::flow::EncapKind;
-use lamina_testkit::fuzz::{classify_any, parse_any, transpose_any};
+use lamina_testkit::fuzz::{classify_any, message_any, parse_any, transpose_any};
+use lamina_testkit::message::{Dhcp, Dhcpv6, Dns};
 use lamina_testkit::wire::{Checksum, Ethernet, Frame, Header, Ipv4, Tcp, Tunnel};
 
 /// Inputs per target: a second or two.
 const INPUTS: u64 = 20_000;
 
-/// Runs `body` on the regressions of `target`, then on inputs made from `seeds`, each named by its number.
-fn replay(target: &str, seeds: &[Vec<u8>], body: fn(&[u8])) {
+/// Runs `body` on the regressions of `target`, then on inputs that `grow` makes from `seeds`, each named by its number.
+fn replay(target: &str, seeds: &[Vec<u8>], grow: fn(&[u8], u64) -> Vec<u8>, body: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/regressions").join(target);
     let mut files = 0;
     for entry in std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
@@ -31,13 +32,30 @@ fn replay(target: &str, seeds: &[Vec<u8>], body: fn(&[u8])) {
 
 /// `seed` with a few bytes changed, cut or put in front, as `number` says.
 fn grow(seed: &[u8], number: u64) -> Vec<u8> {
+    let mut next = dice(number);
+    let input = changed(seed, &mut next);
+    let front = next() % 48;
+    let mut whole: Vec<u8> = (0..front).map(|_| next() as u8).collect();
+    whole.extend(input);
+    whole
+}
+
+/// The same with nothing in front, for targets whose first byte says what follows.
+fn change(seed: &[u8], number: u64) -> Vec<u8> {
+    changed(seed, &mut dice(number))
+}
+
+fn dice(number: u64) -> impl FnMut() -> usize {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
-    let mut next = move || {
+    move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state as usize
-    };
+    }
+}
+
+fn changed(seed: &[u8], next: &mut impl FnMut() -> usize) -> Vec<u8> {
     let mut input = seed.to_vec();
     for _ in 0..next() % 6 {
         match next() % 4 {
@@ -56,10 +74,7 @@ fn grow(seed: &[u8], number: u64) -> Vec<u8> {
             }
         }
     }
-    let front = next() % 48;
-    let mut whole: Vec<u8> = (0..front).map(|_| next() as u8).collect();
-    whole.extend(input);
-    whole
+    input
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -122,16 +137,36 @@ fn frames() -> Vec<Vec<u8>> {
 
 #[test]
 fn parse() {
-    replay("parse", &frames(), parse_any);
+    replay("parse", &frames(), grow, parse_any);
 }
 
 #[test]
 fn transpose() {
-    replay("transpose", &frames(), transpose_any);
+    replay("transpose", &frames(), grow, transpose_any);
 }
 
 #[test]
 fn classify() {
     let seeds: Vec<Vec<u8>> = (0..8u64).map(|seed| grow(&[seed as u8; 900], seed | 1 << 40)).collect();
-    replay("classify", &seeds, classify_any);
+    replay("classify", &seeds, grow, classify_any);
+}
+
+#[test]
+fn message() {
+    let client = MacAddr([2, 0, 0, 0, 0, 1]);
+    let asking = Dhcp::request(3, client).with(50, [10, 0, 0, 9]).with(54, [10, 0, 0, 254]);
+    let asking = asking.with(55, [1, 3, 6, 15, 224]).with(61, [1, 2, 0, 0, 0, 0, 1]);
+    let association = [&[0, 0, 0, 9][..], &[0; 8], &[0, 5, 0, 24], &[0; 24]].concat();
+    let solicit = Dhcpv6 { kind: 1, transaction: 7, options: vec![(1, vec![7; 10]), (3, association)] };
+    let mut names = ["a.lan", "x.y.lan", "many.lan", "example.com"].map(|name| Dns::query(7, name, 1));
+    names[1].questions[0].kind = 16;
+    names[2].edns = Some((1232, 0));
+    let mut seeds: Vec<Vec<u8>> = names.iter().map(|dns| [&[2], &dns.encode()[..]].concat()).collect();
+    seeds.push([&[0], &Dhcp::request(1, client).encode()[..]].concat());
+    seeds.push([&[0], &asking.encode()[..]].concat());
+    seeds.push([&[1], &solicit.clone().encode()[..]].concat());
+    let server = vec![0, 3, 0, 1, 2, 0, 0, 0, 0, 0xfe];
+    seeds.push([&[1], &Dhcpv6 { kind: 5, ..solicit }.with(2, server).encode()[..]].concat());
+    seeds.push(vec![3, 1, 1, 2, 0, 0, 0, 0, 1]);
+    replay("message", &seeds, change, message_any);
 }

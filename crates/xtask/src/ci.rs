@@ -33,7 +33,8 @@ const STEPS: &[Step] = &[
 ];
 
 /// Programs that end-to-end tests start, and the packages that have them.
-const PROGRAMS: &[(&str, &str)] = &[("ip", "iproute2")];
+const PROGRAMS: &[(&str, &str)] =
+    &[("ip", "iproute2"), ("busybox", "busybox"), ("dhclient", "isc-dhcp-client")];
 
 /// Runs the steps named in `only`, or all of them.
 pub fn run(only: &[String]) -> ExitCode {

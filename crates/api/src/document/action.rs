@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::Respond;
 use super::transpose::HeaderOp;
 use crate::decode::Decoder;
 use crate::diagnostic::Code;
@@ -161,31 +162,6 @@ pub enum Dscp {
     Fixed(u8),
     /// A copy of the inner header's.
     Copy,
-}
-
-/// How a packet is answered.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Respond {
-    /// ARP requests.
-    Arp(MacSource),
-    /// Neighbour solicitations.
-    Nd(MacSource),
-    /// ICMP and ICMPv6 echo requests.
-    Echo,
-}
-
-/// Where the MAC of an answer comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum MacSource {
-    /// Always this one.
-    Fixed(Mac),
-    /// The mapping of the requested address.
-    Mapping {
-        /// The table.
-        mapping: At<Name>,
-        /// The tenant whose entries are looked up.
-        tenant: u32,
-    },
 }
 
 const ACTIONS: [&str; 12] = [
@@ -410,42 +386,5 @@ impl Decoder<'_> {
             }
         }
         Some(Action::Mark { dscp: dscp.map(|dscp| dscp.value), metadata })
-    }
-
-    fn respond(&mut self, tree: &Tree<'_>) -> Option<Action> {
-        if let Node::Scalar { text, .. } = &tree.node {
-            if text == "echo" {
-                return Some(Action::Respond(Respond::Echo));
-            }
-            let help = "write `echo`, `{ arp: \"02:00:00:00:00:01\" }` or `{ nd: { mapping: NAME } }`";
-            self.bad_value(tree, "a response", help);
-            return None;
-        }
-        let fields = self.fields(tree, "respond", &["arp", "nd", "echo"])?;
-        let respond = match (fields.optional("arp"), fields.optional("nd"), fields.optional("echo")) {
-            (Some(tree), None, None) => Respond::Arp(self.mac_source(tree)?),
-            (None, Some(tree), None) => Respond::Nd(self.mac_source(tree)?),
-            (None, None, Some(tree)) => {
-                self.no_fields(tree, "echo")?;
-                Respond::Echo
-            }
-            _ => {
-                let help = "give exactly one of `arp`, `nd` and `echo`; use one rule for each";
-                self.error(Code::WrongType, fields.head(), "a rule answers one kind of request", help);
-                return None;
-            }
-        };
-        Some(Action::Respond(respond))
-    }
-
-    fn mac_source(&mut self, tree: &Tree<'_>) -> Option<MacSource> {
-        if matches!(tree.node, Node::Scalar { .. }) {
-            return self.mac(tree).map(|mac| MacSource::Fixed(mac.value));
-        }
-        let fields = self.fields(tree, "the MAC of an answer", &["mapping", "tenant"])?;
-        let mapping = self.required(&fields, "mapping", "blue").and_then(|tree| self.name(tree));
-        let tenant =
-            fields.optional("tenant").and_then(|tree| self.unsigned(tree, "a tenant id", 0, u32::MAX));
-        Some(MacSource::Mapping { mapping: mapping?, tenant: tenant.map_or(0, |tenant| tenant.value) })
     }
 }

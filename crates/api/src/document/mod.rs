@@ -8,16 +8,21 @@ mod action;
 mod condition;
 mod field;
 mod layer;
+mod names;
 mod resource;
+mod respond;
 mod transpose;
 
-pub use action::{
-    Action, Affinity, Dscp, Encap, EncapKind, MacSource, MapEncap, Nat, NatTo, Respond, Tunnel,
-};
+pub use action::{Action, Affinity, Dscp, Encap, EncapKind, MapEncap, Nat, NatTo, Tunnel};
 pub use condition::{Condition, Scalar, Value};
 pub use field::{FieldName, HeaderField, Scope, ValueKind};
 pub use layer::{ContextDirection, DefaultAction, Group, Layer, ReverseTunnel, Rule, Selection, Stateful};
+pub use names::{DnsData, DnsOwner, DnsRecord, DnsTable, LeaseEntry, LeaseTable, UnknownNames};
 pub use resource::{Mapping, MappingEntry, Meter, MeterCounts, PrefixSet, Resources, Target, TargetSet};
+pub use respond::{
+    Dhcp, DhcpLease, DhcpOption, Dhcpv6, Dhcpv6Lease, MacSource, Preference, Prefix, Respond, Route,
+    RouterAdvertisement,
+};
 pub use transpose::{HeaderOp, Level, Modify, Push, Ttl, VlanTag};
 
 use crate::decode::Decoder;

@@ -1,11 +1,11 @@
-//! Resources as written: mapping tables, target sets, prefix sets, meters.
+//! Resources as written: mapping tables, target sets, prefix sets, meters; those with names have their own file.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{FieldName, MAX_TABLE};
+use super::{DnsTable, FieldName, LeaseTable, MAX_TABLE};
 use crate::decode::Decoder;
 use crate::diagnostic::Code;
 use crate::source::At;
@@ -23,6 +23,10 @@ pub struct Resources {
     pub prefixes: Vec<Arc<PrefixSet>>,
     /// Meters.
     pub meters: Vec<Arc<Meter>>,
+    /// Lease tables.
+    pub leases: Vec<Arc<LeaseTable>>,
+    /// Tables of domain names.
+    pub dns: Vec<Arc<DnsTable>>,
 }
 
 /// A mapping table.
@@ -107,7 +111,7 @@ const MAX_TARGETS: usize = 65_535;
 impl Decoder<'_> {
     pub(super) fn resources(&mut self, tree: &Tree<'_>) -> Resources {
         let mut resources = Resources::default();
-        const KNOWN: [&str; 4] = ["mappings", "targets", "prefixes", "meters"];
+        const KNOWN: [&str; 6] = ["mappings", "targets", "prefixes", "meters", "leases", "dns"];
         let Some(fields) = self.fields(tree, "the resources", &KNOWN) else { return resources };
         if let Some(tree) = fields.optional("mappings") {
             for (name, tree) in self.named(tree, "the mapping tables") {
@@ -127,6 +131,16 @@ impl Decoder<'_> {
         if let Some(tree) = fields.optional("meters") {
             for (name, tree) in self.named(tree, "the meters") {
                 resources.meters.extend(self.meter(name, tree).map(Arc::new));
+            }
+        }
+        if let Some(tree) = fields.optional("leases") {
+            for (name, tree) in self.named(tree, "the lease tables") {
+                resources.leases.push(Arc::new(self.lease_table(name, tree)));
+            }
+        }
+        if let Some(tree) = fields.optional("dns") {
+            for (name, tree) in self.named(tree, "the tables of domain names") {
+                resources.dns.extend(self.dns_table(name, tree).map(Arc::new));
             }
         }
         resources

@@ -83,7 +83,13 @@ pub(super) enum Shape {
 }
 
 /// Messages that may be written as the one scalar that their field of this name holds.
-const SCALARS: [(&str, &str); 3] = [("MacSource", "mac"), ("VlanTag", "id"), ("TimeToLive", "set")];
+const SCALARS: [(&str, &str); 5] = [
+    ("MacSource", "mac"),
+    ("VlanTag", "id"),
+    ("TimeToLive", "set"),
+    ("AdvertisedPrefix", "prefix"),
+    ("AdvertisedRoute", "to"),
+];
 /// Messages that `true` is short for.
 const TRUE: [&str; 1] = ["Stateful"];
 /// Messages whose scalar form stands for all of their fields.

@@ -14,6 +14,7 @@ mod map_encap;
 mod mark;
 mod meter;
 mod nat;
+mod reply;
 mod respond;
 mod transpose;
 
@@ -27,14 +28,14 @@ pub use map_encap::MapEncap;
 pub use mark::Mark;
 pub use meter::Meter;
 pub use nat::{Nat, NatTo};
-pub use respond::{MacSource, Respond};
+pub use reply::Reply;
+pub use respond::{Dhcp, Dhcpv6, LeaseSource, MacSource, Respond};
 pub use transpose::Transpose;
 
 use alloc::vec::Vec;
 
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack};
-use crate::packet::{Packet, parse, reply_arp, reply_echo, reply_neighbor_advertisement};
 use crate::resource::{Lookup, Mappings, MeterId, Resources};
 use crate::switch::PortId;
 use crate::transposition::Transposition;
@@ -99,7 +100,7 @@ pub struct Effect {
 }
 
 /// Whether the packet goes on after this layer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Outcome {
     /// On to the next layer.
     #[default]
@@ -110,29 +111,6 @@ pub enum Outcome {
     Reply(Reply),
     /// It turns round here: the full walk in the other direction starts, of the same port or of this one.
     Turn(Option<PortId>),
-}
-
-/// What is answered.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Reply {
-    /// An ARP reply saying that the requested address is at this MAC.
-    Arp(crate::address::MacAddr),
-    /// A neighbour advertisement saying so.
-    NeighborAdvertisement(crate::address::MacAddr),
-    /// An ICMP or ICMPv6 echo reply.
-    Echo,
-}
-
-impl Reply {
-    /// Turns the request in `packet` into this answer, in place.
-    pub(crate) fn answer(self, packet: &mut Packet) -> Result<(), DropReason> {
-        let request = parse(packet.frame())?;
-        match self {
-            Reply::Arp(mac) => reply_arp(packet, &request, mac),
-            Reply::NeighborAdvertisement(mac) => reply_neighbor_advertisement(packet, &request, mac),
-            Reply::Echo => reply_echo(packet, &request),
-        }
-    }
 }
 
 impl Effect {

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use super::rule_list::RuleBase;
 use super::{Condition, DefaultAction, Group, Layer, MalformedPolicy, Name, Policy, Selection};
-use crate::action::{Action, Affinity, MacSource, Respond};
+use crate::action::{Action, Affinity, LeaseSource, MacSource, Respond};
 use crate::classify::{Classifier, GroupIndex};
 use crate::flow::{Direction, Field, FieldSet, HeaderField};
 use crate::resource::{MappingId, Resources};
@@ -234,6 +234,12 @@ impl Program {
             let exists = (id.0 as usize) < resources.mappings.len();
             exists.then_some(()).ok_or_else(|| format!("mapping table {} does not exist", id.0))
         };
+        let lease = |source: &LeaseSource| match source {
+            LeaseSource::Table(id) if id.0 as usize >= resources.lease_tables.len() => {
+                Err(format!("lease table {} does not exist", id.0))
+            }
+            _ => Ok(()),
+        };
         match action {
             Action::Nat(nat) => {
                 return Ok([nat.source, nat.destination].into_iter().flatten().any(|to| to.port.is_some()));
@@ -265,6 +271,11 @@ impl Program {
                 }
                 self.extras.insert(Field::Header(crate::flow::Scope::Inner, HeaderField::NdTarget));
             }
+            Action::Respond(Respond::Dns(id)) if id.0 as usize >= resources.dns_tables.len() => {
+                return Err(format!("table of domain names {} does not exist", id.0));
+            }
+            Action::Respond(Respond::Dhcp(dhcp)) => lease(&dhcp.lease)?,
+            Action::Respond(Respond::Dhcpv6(dhcp)) => lease(&dhcp.lease)?,
             _ => {}
         }
         Ok(false)

@@ -13,7 +13,13 @@ mod segment;
 mod test_frames;
 
 pub use parse::{GroupLayout, Layout, Parsed, parse, parse_opaque};
-pub use reply::{reply_arp, reply_echo, reply_neighbor_advertisement};
+pub use reply::{
+    Advertised, AdvertisedPrefix, AdvertisedRoute, Answered, DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, DNS_PORT,
+    DhcpLease, DhcpOption, DhcpServer, Dhcpv6Option, Dhcpv6Server, DnsData, DnsName, DnsRecord, DnsSource,
+    RouterAdvertisement, RouterPreference, Unknown, dhcp_code, dns_declines, link_local, reply_arp,
+    reply_dhcp, reply_dhcpv6, reply_dns, reply_echo, reply_neighbor_advertisement,
+    reply_router_advertisement,
+};
 pub use segment::Segments;
 
 use alloc::vec::Vec;
@@ -147,6 +153,17 @@ impl Packet {
         self.buffer[self.start..self.end].copy_from_slice(other.frame());
         self.offload = other.offload;
         self.turns = other.turns;
+    }
+
+    /// Makes the frame a copy of `frame`, which was made from this packet; its offload is to be set by the caller.
+    /// Allocates only when the buffer is too small, which no buffer of a pool is for what responders make.
+    pub(crate) fn replace(&mut self, frame: &[u8]) {
+        if self.buffer.len() < HEADROOM + frame.len() {
+            self.buffer.resize(HEADROOM + frame.len(), 0);
+        }
+        self.start = HEADROOM;
+        self.end = HEADROOM + frame.len();
+        self.buffer[self.start..self.end].copy_from_slice(frame);
     }
 
     /// Replaces the first `strip` bytes of the frame by `front`. Returns false, and changes nothing, when the

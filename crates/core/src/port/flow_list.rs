@@ -213,6 +213,8 @@ impl<'a> FlowWalk<'a> {
             mappings: self.mappings,
             first_layer: 0,
             end_layer: program.layers.len(),
+            // A flow of packets that a responder declines is not in the cache.
+            declined: 0,
         };
         let plan = self.port.resolve(program, &entry, &mut steps);
         let Resolution { outcome, transposition, headers: after, .. } = plan;

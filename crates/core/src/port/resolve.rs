@@ -38,6 +38,8 @@ pub(crate) struct Entry<'a> {
     /// The layers to walk, as indexes from the guest outward: `first..end`.
     pub(crate) first_layer: usize,
     pub(crate) end_layer: usize,
+    /// How many responders, in the order of the walk, have seen this packet's payload and leave it to others.
+    pub(crate) declined: usize,
 }
 
 /// The plan of one packet.
@@ -80,7 +82,7 @@ pub(crate) struct Resolution {
 }
 
 /// What becomes of the packet at the end of its walk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Planned {
     /// It leaves the last layer.
     Forward,
@@ -172,6 +174,7 @@ impl Port {
             entry,
             pending,
             metadata: Metadata::default(),
+            declined: entry.declined,
             plan: Resolution {
                 now: entry.now,
                 outcome: Planned::Forward,
@@ -213,6 +216,8 @@ struct Walk<'a> {
     /// Pairs that are to be seen as if they existed.
     pending: &'a [(u32, LayerPair)],
     metadata: Metadata,
+    /// Responders still to be met that decline.
+    declined: usize,
     plan: Resolution,
 }
 
@@ -377,7 +382,7 @@ impl<'a> Walk<'a> {
         let effect = selected.rule.action.process(&self.input(&headers, direction));
         let depends = self.dependency(effect.looked_up.as_ref());
         self.plan.depends.extend(depends);
-        if let (Some(state), Some(key), Outcome::Continue) = (selected.rule.state, key, effect.outcome) {
+        if let (Some(state), Some(key), Outcome::Continue) = (selected.rule.state, key, &effect.outcome) {
             let rule = PairRule {
                 slot,
                 action: selected.rule.action.name(),
@@ -469,6 +474,8 @@ impl<'a> Walk<'a> {
         }
         match effect.outcome {
             Outcome::Drop(reason) => return self.drop(reason, Some(slot), who.place(layer)),
+            // The responder has declined: its rule let the packet pass.
+            Outcome::Reply(_) if self.declined > 0 => self.declined -= 1,
             Outcome::Reply(reply) => {
                 self.plan.slots.push(slot);
                 self.plan.outcome = Planned::Reply(reply, index);

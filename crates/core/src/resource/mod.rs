@@ -1,15 +1,20 @@
-//! Port-wide tables that rules refer to by name (§6): mapping tables, target sets, prefix sets, meters.
+//! Port-wide tables that rules refer to by name (§6): mapping tables, target sets, prefix sets, meters,
+//! lease tables, tables of domain names.
 //!
 //! A resource is updated without recompiling the rules that read it. Rules hold its id, an index into
 //! [`Resources`]; names are for people. Resources are immutable values here: an update publishes a new
 //! [`Resources`] that shares every table that did not change, and raises the port's generation. Mapping tables are
 //! more: what policy says of them is only what they begin with, and rules read the worker's live ones ([`LiveMapping`]).
 
+mod dns;
+mod lease;
 mod live;
 mod mapping;
 mod prefix_set;
 mod target_set;
 
+pub use dns::DnsTable;
+pub use lease::{Lease, LeaseTable};
 pub(crate) use live::{Dependencies, Dependency, LiveMappings};
 pub use live::{LiveMapping, Lookup, Mappings};
 pub use mapping::{
@@ -42,6 +47,10 @@ ids! {
     PrefixSetId;
     /// Index of a meter in [`Resources`].
     MeterId;
+    /// Index of a lease table in [`Resources`].
+    LeaseTableId;
+    /// Index of a table of domain names in [`Resources`].
+    DnsTableId;
 }
 
 /// All resources of a port.
@@ -55,6 +64,10 @@ pub struct Resources {
     pub prefix_sets: Vec<Arc<PrefixSet>>,
     /// Meters, by [`MeterId`]. Their counters live in the port's state, by name.
     pub meters: Vec<MeterSpec>,
+    /// Lease tables, by [`LeaseTableId`].
+    pub lease_tables: Vec<Arc<LeaseTable>>,
+    /// Tables of domain names, by [`DnsTableId`].
+    pub dns_tables: Vec<Arc<DnsTable>>,
 }
 
 impl Resources {
@@ -66,6 +79,16 @@ impl Resources {
     /// The prefix set of `id`.
     pub fn prefix_set(&self, id: PrefixSetId) -> &PrefixSet {
         &self.prefix_sets[id.0 as usize]
+    }
+
+    /// The lease table of `id`.
+    pub fn lease_table(&self, id: LeaseTableId) -> &LeaseTable {
+        &self.lease_tables[id.0 as usize]
+    }
+
+    /// The table of domain names of `id`.
+    pub fn dns_table(&self, id: DnsTableId) -> &DnsTable {
+        &self.dns_tables[id.0 as usize]
     }
 
     /// The meter of `id`.

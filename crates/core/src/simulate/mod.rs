@@ -13,7 +13,7 @@ use crate::action::Reply;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
-use crate::packet::{Packet, Parsed, parse, parse_opaque};
+use crate::packet::{Answered, Packet, Parsed, parse, parse_opaque};
 use crate::port::{Egress, Entry, LayerPair, Lookup, Planned, Port};
 use crate::resource::LiveMappings;
 use crate::switch::{PortId, Switch, header_len, is_too_big, max_frame};
@@ -159,6 +159,8 @@ pub enum TraceOutcome {
     Uplink(Name),
     /// It is answered; the reply's way back follows.
     Reply(Reply),
+    /// A responder takes it and there is nothing to answer.
+    Consumed,
     /// It is dropped.
     Drop(DropReason),
 }
@@ -265,26 +267,46 @@ impl Switch {
     ) {
         let Some(program) = &port.program else { return };
         let (first_layer, end_layer) = range;
-        let (headers, mappings) = (parsed.stack, self.live_mappings());
-        let entry = Entry { headers, direction, ingress: ingress.0, now, mappings, first_layer, end_layer };
+        let mut entry = Entry {
+            headers: parsed.stack,
+            direction,
+            ingress: ingress.0,
+            now,
+            mappings: self.live_mappings(),
+            first_layer,
+            end_layer,
+            declined: 0,
+        };
+        // Only a reply crosses a part of the layers, and it is not answered in turn.
+        let is_reply = range != (0, program.layers.len());
         let mut recorder = Recorder::default();
-        let plan = port.resolve_after(program, &entry, pending, &mut recorder);
+        let mut plan = port.resolve_after(program, &entry, pending, &mut recorder);
+        while let Planned::Reply(reply, _) = &plan.outcome
+            && !is_reply
+            && reply.declines(packet, parsed, &program.resources)
+        {
+            entry.declined += 1;
+            recorder = Recorder::default();
+            plan = port.resolve_after(program, &entry, pending, &mut recorder);
+        }
         trace.layers = recorder.nodes;
         trace.transposition = plan.transposition;
         let entered = packet.len();
         let mut packet = packet.clone();
-        match plan.outcome {
+        match plan.outcome.clone() {
             Planned::Drop(reason) => trace.outcome = TraceOutcome::Drop(reason),
-            // Only a reply crosses a part of the layers, and it is not answered in turn.
-            Planned::Reply(..) if range != (0, program.layers.len()) => {
+            Planned::Reply(..) if is_reply => {
                 trace.outcome = TraceOutcome::Drop(DropReason::CannotRespond);
             }
             Planned::Reply(reply, layer) => {
-                trace.outcome = TraceOutcome::Reply(reply);
-                if let Err(reason) =
-                    edit(&trace.transposition, parsed, &mut packet).and_then(|()| reply.answer(&mut packet))
-                {
-                    trace.outcome = TraceOutcome::Drop(reason);
+                let answered = edit(&trace.transposition, parsed, &mut packet)
+                    .and_then(|()| reply.answer(&mut packet, &program.resources));
+                trace.outcome = match answered {
+                    Ok(Answered::Reply) => TraceOutcome::Reply(reply),
+                    Ok(Answered::Consumed) => TraceOutcome::Consumed,
+                    Err(reason) => TraceOutcome::Drop(reason),
+                };
+                if !matches!(trace.outcome, TraceOutcome::Reply(_)) {
                     return;
                 }
                 let range = match direction {
@@ -295,7 +317,7 @@ impl Switch {
                 self.way_back(now, (id, port), way, &packet, &plan.created, trace);
             }
             Planned::Forward | Planned::Turn(_) => {
-                let egress = match (plan.outcome, direction) {
+                let egress = match (&plan.outcome, direction) {
                     (Planned::Turn(to), _) => {
                         self.fabric().turn(to.unwrap_or(id), direction.opposite()).map_err(Into::into)
                     }

@@ -3,14 +3,15 @@
 //! Order within one packet: nothing of a port's state changes before the packet's bytes are edited and it is
 //! certain that the packet leaves, so that a dropped packet leaves no trace (§3.7).
 
+mod reply;
+
 use super::tap::{Threshold, tap_layers};
 use super::{Fabric, Output, PortId, Switch};
-use crate::action::Reply;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, Fragment, HeaderStack, L4, Ufid};
 use crate::inspect::Lost;
-use crate::layer::MalformedPolicy;
-use crate::packet::{Batch, Offload, Packet, Parsed, parse, parse_opaque};
+use crate::layer::{MalformedPolicy, Program};
+use crate::packet::{Batch, Offload, Packet, Parsed, parse_opaque};
 use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Resolution};
 use crate::resource::{LiveMappings, MeterCounts};
 use crate::stats::Count;
@@ -39,6 +40,8 @@ enum Fate {
     Forward(Egress),
     /// It is dropped, counted and remembered.
     Drop,
+    /// A responder took it and there is nothing to answer.
+    Consumed,
 }
 
 /// A packet's headers and key, in places that the next packet uses again: to make them anew, and to move them,
@@ -151,6 +154,7 @@ impl Switch {
         let reading = Reading::of(&packet, scratch);
         match crossing.cross(port, &mut packet, reading, scratch, output) {
             Fate::Drop => self.discard::<TAPS>(now, (from, Direction::Outbound), packet, output),
+            Fate::Consumed => Self::consume(from, packet, output),
             Fate::Forward(egress) => self.forward::<TAPS>(now, from, egress, packet, output),
         }
     }
@@ -168,6 +172,12 @@ impl Switch {
         }
         output.free.push(packet);
         Entered { at, is_dropped: true }
+    }
+
+    /// Frees a packet that a responder of port `at` took.
+    fn consume(at: PortId, packet: Packet, output: &mut Output) -> Entered {
+        output.free.push(packet);
+        Entered { at, is_dropped: false }
     }
 
     fn enter_from_network<const TAPS: bool>(
@@ -239,6 +249,7 @@ impl Switch {
         }
         match crossing.cross(port, &mut packet, reading, scratch, output) {
             Fate::Drop => self.discard::<TAPS>(now, (to, direction), packet, output),
+            Fate::Consumed => Self::consume(to, packet, output),
             Fate::Forward(egress) => self.forward::<TAPS>(now, to, egress, packet, output),
         }
     }
@@ -380,6 +391,31 @@ impl Crossing<'_> {
             mappings: self.mappings,
             first_layer: 0,
             end_layer,
+            declined: 0,
+        }
+    }
+
+    /// The plan of a packet. Where a responder that would answer leaves the packet to others, the walk is begun anew
+    /// and passes it; each time one responder more, so this ends.
+    fn plan(
+        &self,
+        port: &mut Port,
+        program: &Program,
+        entry: &mut Entry,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> Resolution {
+        loop {
+            let mut plan = port.resolve(program, entry, &mut ());
+            if plan.outcome == Planned::Drop(DropReason::LayerFlowTableFull) && port.reclaim(self.now) {
+                plan = port.resolve(program, entry, &mut ());
+            }
+            match &plan.outcome {
+                Planned::Reply(reply, _) if reply.declines(packet, parsed, &program.resources) => {
+                    entry.declined += 1;
+                }
+                _ => return plan,
+            }
         }
     }
 
@@ -396,15 +432,14 @@ impl Crossing<'_> {
         let Some(program) = port.program.clone() else {
             return self.lose(port, DropReason::PortNotReady, packet, Some(parsed));
         };
-        let entry = self.entry(parsed, program.layers.len());
-        let mut plan = port.resolve(&program, &entry, &mut ());
-        if plan.outcome == Planned::Drop(DropReason::LayerFlowTableFull) && port.reclaim(self.now) {
-            plan = port.resolve(&program, &entry, &mut ());
-        }
+        let mut entry = self.entry(parsed, program.layers.len());
+        let mut plan = self.plan(port, &program, &mut entry, packet, parsed);
+        // The next packet of the flow may ask for what the responder does not decline.
+        let caching = caching.filter(|_| entry.declined == 0);
         let stale = caching.as_ref().and_then(|caching| caching.stale);
         let entered = packet.len();
         let lost = lost(self.now, packet, Some(parsed));
-        match plan.outcome {
+        match plan.outcome.clone() {
             Planned::Drop(reason) => {
                 let changed = self.lose_planned(port, &plan, reason, stale, &lost);
                 // A layer flow that the walk met may end without notice, and then something else answers.
@@ -485,7 +520,7 @@ impl Crossing<'_> {
         port: &Port,
         output: &mut Output,
     ) -> Result<(Egress, Edit), DropReason> {
-        let egress = match (plan.outcome, self.direction) {
+        let egress = match (plan.outcome.clone(), self.direction) {
             (Planned::Turn(to), direction) => {
                 self.fabric.turn(to.unwrap_or(self.id), direction.opposite())?
             }
@@ -502,85 +537,6 @@ impl Crossing<'_> {
         };
         let edit = Edit::compile(&plan.transposition, entered).map_err(|_| DropReason::CannotTranspose)?;
         Ok((egress, edit))
-    }
-
-    /// Answers a packet in the layer where it stands; the reply crosses the layers already crossed, the other way.
-    fn reply(
-        &self,
-        port: &mut Port,
-        packet: &mut Packet,
-        parsed: &Parsed,
-        (entry, mut plan): (&Entry<'_>, Resolution),
-        (reply, layer): (Reply, usize),
-        output: &mut Output,
-    ) -> Fate {
-        let entered = packet.len();
-        let lost = lost(self.now, packet, Some(parsed));
-        let edited = Edit::compile(&plan.transposition, &entry.headers)
-            .map_err(|_| DropReason::CannotTranspose)
-            .and_then(|edit| edit.apply(packet, &parsed.layout))
-            .and_then(|()| reply.answer(packet))
-            .and_then(|()| parse(packet.frame()));
-        let answer = match edited {
-            Ok(answer) => answer,
-            Err(reason) => return self.refuse(port, &plan, &lost, reason),
-        };
-        let count = self.count(port, entered, parsed, packet);
-        port.commit(entry, &mut plan, count);
-        let back = self.direction.opposite();
-        let (first_layer, end_layer) = match self.direction {
-            Direction::Outbound => (0, layer),
-            Direction::Inbound => (layer + 1, entry.end_layer),
-        };
-        let crossing = Crossing { direction: back, ingress: self.id, ..*self };
-        let entry = Entry {
-            headers: answer.stack,
-            direction: back,
-            ingress: self.id.0,
-            now: self.now,
-            mappings: self.mappings,
-            first_layer,
-            end_layer,
-        };
-        crossing.send_reply(port, packet, &answer, &entry, output)
-    }
-
-    fn send_reply(
-        &self,
-        port: &mut Port,
-        packet: &mut Packet,
-        parsed: &Parsed,
-        entry: &Entry<'_>,
-        output: &mut Output,
-    ) -> Fate {
-        let Some(program) = port.program.clone() else {
-            return self.lose(port, DropReason::PortNotReady, packet, Some(parsed));
-        };
-        let mut plan = port.resolve(&program, entry, &mut ());
-        let entered = packet.len();
-        let lost = lost(self.now, packet, Some(parsed));
-        match plan.outcome {
-            Planned::Drop(reason) => {
-                self.lose_planned(port, &plan, reason, None, &lost);
-                Fate::Drop
-            }
-            Planned::Reply(..) => self.refuse(port, &plan, &lost, DropReason::CannotRespond),
-            Planned::Forward | Planned::Turn(_) => {
-                let sent = self.leave(&entry.headers, &mut plan, port, output).and_then(|(egress, edit)| {
-                    edit.apply(packet, &parsed.layout)?;
-                    let header_len = header_len(parsed, entered, packet.len());
-                    if is_too_big(egress, packet, header_len) { Err(DropReason::TooBig) } else { Ok(egress) }
-                });
-                match sent {
-                    Err(reason) => self.refuse(port, &plan, &lost, reason),
-                    Ok(egress) => {
-                        let count = self.count(port, entered, parsed, packet);
-                        port.commit(entry, &mut plan, count);
-                        Fate::Forward(egress)
-                    }
-                }
-            }
-        }
     }
 
     /// What the packet counts as on the guest's side, and adds it to the port's total.

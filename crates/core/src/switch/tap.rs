@@ -123,6 +123,7 @@ pub(super) fn tap_layers(
         first_layer,
         end_layer,
         mappings,
+        declined: 0,
     };
     let mut stages = Stages { layers, so_far: Transposition::IDENTITY, list: Vec::new() };
     let mut plan = port.resolve(&program, &entry, &mut stages);

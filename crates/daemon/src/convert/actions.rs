@@ -2,13 +2,11 @@
 
 use std::net::IpAddr;
 
-use lamina_api::document::{
-    self, Affinity as WrittenAffinity, Dscp, MacSource as WrittenMac, Respond as WrittenRespond,
-};
+use lamina_api::document::{self, Affinity as WrittenAffinity, Dscp};
 use lamina_api::{At, Code, Diagnostic, Source, Span};
 use lamina_core::action::{
-    Action, Affinity, Allow, Block, Decap, Encap, Hairpin, LoadBalance, MacSource, MapEncap, Mark, Meter,
-    Nat, NatTo, Respond, Transpose, Tunnel,
+    Action, Affinity, Allow, Block, Decap, Encap, Hairpin, LoadBalance, MapEncap, Mark, Meter, Nat, NatTo,
+    Transpose, Tunnel,
 };
 use lamina_core::address::MacAddr;
 use lamina_core::flow::EncapKind;
@@ -59,7 +57,9 @@ impl Converter {
             document::Action::Mark { dscp, metadata } => {
                 Action::Mark(Mark { dscp: *dscp, metadata: self.marks(source, metadata, scope)? })
             }
-            document::Action::Respond(respond) => Action::Respond(self.respond(source, respond, scope)?),
+            document::Action::Respond(respond) => {
+                Action::Respond(self.respond(source, &At::new(respond, action.span), scope)?)
+            }
             document::Action::Hairpin(None) => Action::Hairpin(Hairpin { port: None }),
             document::Action::Hairpin(Some(name)) => {
                 Action::Hairpin(Hairpin { port: Some(self.port_called(source, name, scope)?) })
@@ -262,7 +262,7 @@ impl Converter {
         Some(())
     }
 
-    fn mapping(
+    pub(super) fn mapping(
         &mut self,
         source: &Source,
         name: &At<lamina_api::Name>,
@@ -362,21 +362,6 @@ impl Converter {
             }
         }
         (marks.len() == metadata.len()).then_some(marks)
-    }
-
-    fn respond(&mut self, source: &Source, respond: &WrittenRespond, scope: &Scope<'_>) -> Option<Respond> {
-        let mut mac = |written: &WrittenMac| match written {
-            WrittenMac::Fixed(mac) => Some(MacSource::Fixed(MacAddr(mac.0))),
-            WrittenMac::Mapping { mapping, tenant } => {
-                let mapping = self.mapping(source, mapping, scope)?;
-                Some(MacSource::Mapping { mapping, key_tenant: *tenant })
-            }
-        };
-        Some(match respond {
-            WrittenRespond::Arp(written) => Respond::Arp(mac(written)?),
-            WrittenRespond::Nd(written) => Respond::NeighborDiscovery(mac(written)?),
-            WrittenRespond::Echo => Respond::Echo,
-        })
     }
 }
 

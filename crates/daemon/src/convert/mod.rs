@@ -13,8 +13,10 @@ mod actions;
 mod conditions;
 mod holds;
 mod layers;
+mod names;
 mod ports;
 mod resources;
+mod responses;
 mod transpositions;
 mod warnings;
 

@@ -24,6 +24,8 @@ pub(super) struct Tables {
     pub(super) targets: Named<document::TargetSet>,
     pub(super) prefixes: Named<document::PrefixSet>,
     pub(super) meters: Named<document::Meter>,
+    pub(super) leases: Named<document::LeaseTable>,
+    pub(super) dns: Named<document::DnsTable>,
 }
 
 /// The resources of one kind: number, document and text of each, in the order of their numbers.
@@ -125,6 +127,24 @@ impl Tables {
                 a.limit == b.limit && a.counts == b.counts && key(a) == key(b)
             },
         );
+        let leases = Named::collect(
+            documents,
+            converter,
+            "lease table",
+            |document| &document.resources.leases,
+            |table| &table.name,
+            |a, b| same_items(&a.entries, &b.entries, |entry| entry.value.clone()),
+        );
+        let dns = Named::collect(
+            documents,
+            converter,
+            "table of domain names",
+            |document| &document.resources.dns,
+            |table| &table.name,
+            |a, b| {
+                a.unknown == b.unknown && same_items(&a.records, &b.records, |record| record.value.clone())
+            },
+        );
         let mut resources = core::Resources::default();
         for (source, mapping) in &mappings.written {
             resources.mappings.push(Arc::new(converter.mapping_table(source, mapping)));
@@ -138,7 +158,14 @@ impl Tables {
         for (source, meter) in &meters.written {
             resources.meters.push(converter.meter(source, meter, &metadata));
         }
-        Tables { resources: Arc::new(resources), metadata, mappings, targets, prefixes, meters }
+        for (source, table) in &leases.written {
+            resources.lease_tables.push(Arc::new(converter.leases(source, table)));
+        }
+        for (source, table) in &dns.written {
+            resources.dns_tables.push(Arc::new(converter.dns_table(source, table)));
+        }
+        let resources = Arc::new(resources);
+        Tables { resources, metadata, mappings, targets, prefixes, meters, leases, dns }
     }
 }
 
@@ -169,7 +196,7 @@ impl Converter {
     }
 
     /// Reports the first repetition among `items`, for each key.
-    fn repeated<'i, T: 'i, K: Hash + Eq>(
+    pub(super) fn repeated<'i, T: 'i, K: Hash + Eq>(
         &mut self,
         source: &Source,
         items: impl Iterator<Item = &'i At<T>>,

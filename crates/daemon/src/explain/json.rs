@@ -122,7 +122,8 @@ fn outcome(trace: &Trace) -> Value {
         TraceOutcome::Reply(Reply::NeighborAdvertisement(mac)) => {
             json!({ "kind": "reply", "reply": "nd", "mac": mac.to_string() })
         }
-        TraceOutcome::Reply(Reply::Echo) => json!({ "kind": "reply", "reply": "echo" }),
+        TraceOutcome::Reply(reply) => json!({ "kind": "reply", "reply": reply.name() }),
+        TraceOutcome::Consumed => json!({ "kind": "consumed" }),
         TraceOutcome::Drop(reason) => {
             let by = dropped_by(trace).map(|place| {
                 let (group, rule) = place.rule.unzip();

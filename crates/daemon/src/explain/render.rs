@@ -218,6 +218,11 @@ fn outcome(trace: &Trace) -> String {
             format!("answered: neighbour advertisement, at {mac}")
         }
         TraceOutcome::Reply(Reply::Echo) => "answered: echo reply".into(),
+        TraceOutcome::Reply(Reply::Dhcp(_)) => "answered: DHCP".into(),
+        TraceOutcome::Reply(Reply::Dhcpv6(_)) => "answered: DHCPv6".into(),
+        TraceOutcome::Reply(Reply::Dns(_)) => "answered: DNS".into(),
+        TraceOutcome::Reply(Reply::RouterAdvertisement(_)) => "answered: router advertisement".into(),
+        TraceOutcome::Consumed => "taken by a responder, which has nothing to answer".into(),
         TraceOutcome::Drop(reason) => {
             let by = match why::dropped_by(trace) {
                 None => String::new(),

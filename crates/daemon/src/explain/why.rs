@@ -78,6 +78,10 @@ pub fn dropped_by(trace: &Trace) -> Option<Place<'_>> {
             | DropReason::LayerFlowTableFull
             | DropReason::CannotTranspose
             | DropReason::CannotRespond
+            | DropReason::BadDhcp
+            | DropReason::NoLease
+            | DropReason::BadDns
+            | DropReason::AnswerTooLong
             | DropReason::MeterTableFull
             | DropReason::NoSuchPort
     );

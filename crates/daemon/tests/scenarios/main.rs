@@ -5,6 +5,7 @@
 
 mod design;
 mod harness;
+mod message_text;
 mod packet_text;
 mod run;
 mod scenario;

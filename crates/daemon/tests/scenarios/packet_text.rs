@@ -10,6 +10,8 @@
 //! field must have the stated value: `*` is any value, `$name` any value the first time and the same one after.
 //! The reference is `tests/scenarios/README.md`.
 //!
+//! What UDP and ICMPv6 carry may be a header too, see `message_text`.
+//!
 //! Bytes are made and read by the test codec, which verifies every length and checksum and shares no code with
 //! the core.
 
@@ -19,6 +21,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use lamina_core::address::{MacAddr, VlanTag};
 use lamina_core::flow::EncapKind;
 use lamina_testkit::wire::{self, Checksum, Frame, Header};
+
+use crate::message_text;
 
 /// Names for MAC addresses.
 pub type Macs = BTreeMap<String, MacAddr>;
@@ -48,7 +52,10 @@ fn parse_header(text: &str, macs: &Macs) -> Result<TextHeader, String> {
         if !known.contains(&field) {
             return Err(format!("{name} has no field {field}"));
         }
-        let value = canonical(field, value, macs)?;
+        let value = match message_text::known_fields(&name) {
+            Some(_) => macs.get(value).map_or_else(|| value.to_string(), MacAddr::to_string),
+            None => canonical(field, value, macs)?,
+        };
         match fields.insert(field.to_string(), value) {
             None => Ok(()),
             Some(_) => Err(format!("{field} is stated twice")),
@@ -82,7 +89,7 @@ fn known_fields(header: &str) -> Option<&'static [&'static str]> {
         "vxlan" | "geneve" | "nvgre" | "gre-keyed" => &["tenant"],
         "gre" | "ip-in-ip" => &[],
         "payload" => &["length"],
-        _ => return None,
+        other => return message_text::known_fields(other),
     })
 }
 
@@ -160,6 +167,9 @@ pub fn build(headers: &[TextHeader], macs: &Macs, from: &str) -> Result<Frame, S
             "payload" => {
                 let length = reader.number("length", 0)? as usize;
                 frame.payload.extend(payload_bytes(length));
+            }
+            name if message_text::known_fields(name).is_some() => {
+                frame.payload.extend(message_text::encode(name, &header.fields)?);
             }
             "vxlan" | "geneve" | "nvgre" | "gre" | "gre-keyed" | "ip-in-ip" => {
                 let kind = kind_of(&header.name);
@@ -381,6 +391,7 @@ pub fn describe(frame: &Frame) -> Vec<TextHeader> {
             }
         }
     }
+    headers.extend(message_text::describe(frame).map(|(name, fields)| text(name, fields)));
     headers.push(text("payload", vec![("length", frame.payload.len().to_string())]));
     headers
 }

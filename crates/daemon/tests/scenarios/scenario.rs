@@ -176,6 +176,8 @@ pub enum Verdict {
     Reply,
     /// It is dropped.
     Drop,
+    /// A responder takes it and answers nothing.
+    Consumed,
 }
 
 /// A document that is refused.

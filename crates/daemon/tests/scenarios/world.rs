@@ -173,7 +173,7 @@ impl World {
         read_trace(&trace, &mut outcome)?;
         // Copies leave in no particular order.
         outcome.left.sort_by(|a, b| a.0.cmp(&b.0));
-        if outcome.left.is_empty() {
+        if outcome.left.is_empty() && outcome.verdict != Verdict::Consumed {
             outcome.verdict = Verdict::Drop;
         }
         Ok(outcome)
@@ -199,6 +199,7 @@ impl World {
         }
         left.sort_by(|a, b| a.0.cmp(&b.0));
         let verdict = match (left.is_empty(), foretold.verdict) {
+            (true, Verdict::Consumed) if dropped.is_empty() => Verdict::Consumed,
             (true, _) => Verdict::Drop,
             (false, Verdict::Drop) => Verdict::Forward,
             (false, verdict) => verdict,
@@ -264,6 +265,7 @@ fn read_trace(trace: &Trace, outcome: &mut Outcome) -> Result<(), String> {
     match &trace.outcome {
         TraceOutcome::Drop(reason) => outcome.reason = Some(*reason),
         TraceOutcome::Reply(_) => outcome.verdict = Verdict::Reply,
+        TraceOutcome::Consumed => outcome.verdict = Verdict::Consumed,
         TraceOutcome::Deliver => outcome.left.push((trace.port.to_string(), foretold_frame(&trace.frame)?)),
         TraceOutcome::Uplink(name) => outcome.left.push((name.to_string(), foretold_frame(&trace.frame)?)),
         TraceOutcome::Ports(_) | TraceOutcome::Turn(_) => {}

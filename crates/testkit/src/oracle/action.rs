@@ -247,6 +247,7 @@ fn answer(
         (Respond::Echo, _, Some(Header::Icmp(icmp))) if icmp.kind == if icmp.is_v6 { 128 } else { 8 } => {
             Ok((Reply::Echo, None))
         }
+        (Respond::Dns(table), _, Some(Header::Udp(udp))) if udp.dst == 53 => Ok((Reply::Dns(*table), None)),
         _ => Err(DropReason::CannotRespond),
     }
 }

@@ -133,18 +133,29 @@ impl Oracle {
                 return None;
             }
         };
-        let entry = Entry {
+        let mut entry = Entry {
             frame,
             direction: side.direction,
             ingress: side.ingress.0,
             now: side.now,
             first: 0,
             end: policy.layers.len(),
+            declined: 0,
         };
-        let plan = port.walk(&policy, &self.tables, &entry);
-        let result = match plan.outcome {
+        let mut plan = port.walk(&policy, &self.tables, &entry);
+        while let Outcome::Reply(reply, _) = &plan.outcome
+            && reply::declines(reply, &entry.frame, &policy.resources)
+        {
+            entry.declined += 1;
+            plan = port.walk(&policy, &self.tables, &entry);
+        }
+        let result = match plan.outcome.clone() {
             Outcome::Drop(reason) => Err(reason),
-            Outcome::Forward | Outcome::Turn(_) => self.send(side, &entry, &plan, &moving, true, received),
+            Outcome::Forward | Outcome::Turn(_) => {
+                // What a responder declined is remembered as no flow: the next packet may ask for something else.
+                let is_flow = entry.declined == 0;
+                self.send(side, &entry, &plan, &moving, is_flow, received)
+            }
             Outcome::Reply(reply, layer) => {
                 return self.reply(side, &entry, &plan, moving, (reply, layer), received);
             }
@@ -184,7 +195,7 @@ impl Oracle {
         received: &mut Received,
     ) -> Result<(Way, Moving), DropReason> {
         let mut frame = plan.frame.clone();
-        let way = match (plan.outcome, side.direction) {
+        let way = match (plan.outcome.clone(), side.direction) {
             (Outcome::Turn(to), direction) => match to.unwrap_or(side.id) {
                 to if self.ports.contains_key(&to) => Ok(Way::Port(to, direction.opposite())),
                 _ => Err(DropReason::NoSuchPort),
@@ -229,19 +240,19 @@ impl Oracle {
         (kind, layer): (Reply, usize),
         received: &mut Received,
     ) -> Option<(Way, Moving)> {
+        let policy = self.ports.get(&side.id)?.policy.clone()?;
         let asked = plan.frame.encode();
         // The request stands in the packet's buffer as the layers left it before it can be answered.
         let answer = if asked.len() > moving.base_length + HEADROOM {
             Err(DropReason::NoHeadroom)
         } else {
-            decode(&asked).and_then(|request| reply::answer(&kind, &request))
+            decode(&asked).and_then(|request| reply::answer(&kind, &request, &policy.resources))
         };
         let answer = match answer {
             Ok(answer) => answer,
             Err(reason) => return self.settle(side, entry, plan, Err(reason), &moving, received),
         };
         let port = self.ports.get_mut(&side.id)?;
-        let policy = port.policy.clone()?;
         let bytes = answer.encode();
         let guest_side = match side.direction {
             Direction::Outbound => moving.bytes.len(),
@@ -254,10 +265,18 @@ impl Oracle {
             Direction::Inbound => (layer + 1, end),
         };
         let back = Side { direction: side.direction.opposite(), ingress: side.id, ..side };
-        let entry =
-            Entry { frame: answer, direction: back.direction, ingress: side.id.0, now: side.now, first, end };
+        let entry = Entry {
+            frame: answer,
+            direction: back.direction,
+            ingress: side.id.0,
+            now: side.now,
+            first,
+            end,
+            declined: 0,
+        };
         let plan = port.walk(&policy, &self.tables, &entry);
-        let moving = Moving { bytes, ..moving };
+        // An answer may need a larger buffer than its request had.
+        let moving = Moving { base_length: moving.base_length.max(bytes.len()), bytes, ..moving };
         let result = match plan.outcome {
             Outcome::Drop(reason) => Err(reason),
             Outcome::Reply(..) => Err(DropReason::CannotRespond),

@@ -34,6 +34,7 @@
 
 mod action;
 mod counters;
+mod dns;
 mod forward;
 mod mapping;
 mod port;

@@ -98,6 +98,8 @@ pub(super) struct Entry {
     pub(super) now: Instant,
     pub(super) first: usize,
     pub(super) end: usize,
+    /// How many responders on the way leave the packet to others.
+    pub(super) declined: usize,
 }
 
 /// What a walk found.
@@ -117,7 +119,7 @@ pub(super) struct Plan {
 }
 
 /// How a walk ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Forward,
     Drop(DropReason),
@@ -212,9 +214,11 @@ impl Port {
         if entry.direction == Direction::Inbound {
             order.reverse();
         }
+        let mut declined = entry.declined;
         for index in order {
             match walk.layer(&policy.layers[index]) {
                 Ok(End::None) => {}
+                Ok(End::Reply(_)) if declined > 0 => declined -= 1,
                 Ok(End::Reply(reply)) => {
                     walk.plan.outcome = Outcome::Reply(reply, index);
                     break;
@@ -509,7 +513,7 @@ impl Walk<'_> {
         }
         let effect = action::act(&rule.action, &self.plan.frame, self.sources(), self.port.seed)
             .map_err(|reason| (reason, Some(selected.clone()), selected.clone()))?;
-        if let (Some(state), Some(key), (None, None)) = (rule.state, key, (effect.reply, effect.turn)) {
+        if let (Some(state), Some(key), (None, None)) = (rule.state, key, (&effect.reply, effect.turn)) {
             let tunnels = state.reverse_tunnel == ReverseTunnel::Restore;
             self.create(layer, key, pair_rule(name, rule, &effect), &effect.ops, tunnels)
                 .map_err(|reason| (reason, Some(selected.clone()), selected.clone()))?;

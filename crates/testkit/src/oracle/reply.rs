@@ -1,6 +1,6 @@
 //! Answers: ARP replies (RFC 826), neighbour advertisements (RFC 4861 §7.2.4), echo replies (RFC 792, RFC 4443).
 //!
-//! Only a whole packet outside any tunnel, from one host, is answered.
+//! DNS has its own file. Only a whole packet outside any tunnel, from one host, is answered.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,20 +8,35 @@ use lamina_core::action::Reply;
 use lamina_core::address::MacAddr;
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::Fragment;
+use lamina_core::resource::Resources;
 
+use super::dns;
 use crate::wire::{Checksum, Ethernet, Frame, Header, Icmp, Ipv6};
+
+/// True when the responder of `reply`, having seen `request`, leaves it to others.
+pub(super) fn declines(reply: &Reply, request: &Frame, resources: &Resources) -> bool {
+    match reply {
+        Reply::Dns(table) => dns::declines(request, resources.dns_table(*table)),
+        _ => false,
+    }
+}
 
 const REFUSED: DropReason = DropReason::CannotRespond;
 
 /// The answer to `request`.
-pub(super) fn answer(reply: &Reply, request: &Frame) -> Result<Frame, DropReason> {
+pub(super) fn answer(reply: &Reply, request: &Frame, resources: &Resources) -> Result<Frame, DropReason> {
     let inner = request.innermost();
     let is_whole = request.group_ranges().len() == 1 && inner.fragment() == Fragment::None;
     let link = inner.l2.filter(|l2| is_whole && !l2.src.is_multicast()).ok_or(REFUSED)?;
-    let mut answer = match *reply {
-        Reply::Arp(mac) => arp(request, link, mac)?,
-        Reply::NeighborAdvertisement(mac) => advertisement(request, link, mac)?,
+    let mut answer = match reply {
+        Reply::Arp(mac) => arp(request, link, *mac)?,
+        Reply::NeighborAdvertisement(mac) => advertisement(request, link, *mac)?,
         Reply::Echo => echo(request, link)?,
+        Reply::Dns(table) => dns::answer(request, link, resources.dns_table(*table))?,
+        // Their answers depend on their request and on policy alone, so no cache can get them wrong.
+        Reply::Dhcp(_) | Reply::Dhcpv6(_) | Reply::RouterAdvertisement(_) => {
+            panic!("random policies have no {}", reply.name())
+        }
     };
     answer.restate();
     Ok(answer)

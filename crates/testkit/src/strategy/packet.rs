@@ -6,6 +6,7 @@ use proptest::sample::select;
 
 use super::universe::*;
 use crate::builder::{PacketBuilder, eth};
+use crate::message::Dns;
 use crate::wire::{Frame, Header};
 
 /// What a random frame carries.
@@ -233,6 +234,11 @@ impl PacketSpec {
             Content::Solicitation => ip.echo_request(9, 9),
             _ => ip.protocol(253),
         };
+        if matches!(self.content, Content::Udp(_)) && ports.1 == 53 && self.payload < 40 {
+            let name = NAMES[self.payload % NAMES.len()];
+            let kind = if self.payload % 3 == 0 { 28 } else { 1 };
+            return packet.payload(&Dns::query(self.payload as u16, name, kind).encode());
+        }
         packet.payload(&vec![0xa5; self.payload])
     }
 }

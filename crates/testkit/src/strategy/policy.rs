@@ -8,7 +8,7 @@ use lamina_core::address::{VlanTag, VlanTags};
 use lamina_core::flow::{EncapKind, Level};
 use lamina_core::flow::{Field, HeaderField, Scope, Value};
 use lamina_core::layer::*;
-use lamina_core::resource::{MappingId, MeterId, PrefixSetId, TargetSetId};
+use lamina_core::resource::{DnsTableId, MappingId, MeterId, PrefixSetId, TargetSetId};
 use lamina_core::switch::PortId;
 use lamina_core::time::Duration;
 use lamina_core::transposition::{
@@ -234,6 +234,7 @@ pub(super) fn actions() -> impl Strategy<Value = Action> {
             mac_source.clone().prop_map(Respond::Arp),
             mac_source.prop_map(Respond::NeighborDiscovery),
             Just(Respond::Echo),
+            (0u32..2).prop_map(|table| Respond::Dns(DnsTableId(table))),
         ].prop_map(Action::Respond),
         1 => turning_points().prop_map(|port| Action::Hairpin(Hairpin { port })),
     ]
@@ -449,6 +450,7 @@ fn responder() -> impl Strategy<Value = Layer> {
             rule(only(ArpOperation, 1), Action::Respond(Respond::Arp(source)), None),
             rule(only(IcmpType, 135), Action::Respond(Respond::NeighborDiscovery(source)), None),
             rule(only(IcmpId, 2), Action::Respond(Respond::Echo), None),
+            rule(only(L4Dst, 53), Action::Respond(Respond::Dns(DnsTableId(1))), None),
         ];
         let groups = std::vec![group("answers", 0, Vec::new(), Selection::Priority, rules)];
         let mut layer = empty_layer("respond");

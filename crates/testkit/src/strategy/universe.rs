@@ -5,9 +5,10 @@ use std::sync::{Arc, LazyLock};
 
 use lamina_core::address::MacAddr;
 use lamina_core::flow::{Field, HeaderField, Scope};
+use lamina_core::packet::{DnsData, DnsName, DnsRecord, Unknown};
 use lamina_core::resource::{
-    Mapping, MappingChange, MappingKey, MappingTable, MeterCounts, MeterSpec, PrefixSet, Resources, Target,
-    TargetSet,
+    DnsTable, Mapping, MappingChange, MappingKey, MappingTable, MeterCounts, MeterSpec, PrefixSet, Resources,
+    Target, TargetSet,
 };
 use lamina_core::switch::{PortConfig, PortId, PortLimits, Route, Underlay, UplinkConfig};
 
@@ -134,6 +135,22 @@ pub fn mapping_changes() -> impl Strategy<Value = MappingChange> {
     ]
 }
 
+/// Names that queries ask for; the table knows the first two, and those below the second.
+pub const NAMES: [&str; 4] = ["web.lan", "any.apps.lan", "apps.lan", "www.example.com"];
+
+fn names(name: &str, unknown: Unknown) -> DnsTable {
+    let record = |owner: &str, data| {
+        let owner = DnsName::from_text(owner).expect("the universe's names are names");
+        (owner, DnsRecord { ttl_seconds: 60, data })
+    };
+    let records = [
+        record("web.lan", DnsData::A([10, 0, 0, 2].into())),
+        record("web.lan", DnsData::Aaaa([0xfd00, 0, 0, 0, 0, 0, 0, 2].into())),
+        record("*.apps.lan", DnsData::A([10, 0, 0, 3].into())),
+    ];
+    DnsTable::new(name.into(), unknown, records)
+}
+
 fn resources_of(variant: usize) -> Resources {
     let entry = |tenant: u32, at: &str, remote: Option<&str>, last: u8, vni: Option<u32>| {
         let mapping = Mapping { remote: remote.map(address), mac: mac(last), tenant: vni };
@@ -167,6 +184,11 @@ fn resources_of(variant: usize) -> Resources {
     let meter =
         |name: &str, key: Vec<Field>, limit, counts| MeterSpec { name: name.into(), key, limit, counts };
     Resources {
+        lease_tables: Vec::new(),
+        dns_tables: vec![
+            Arc::new(names("own", Unknown::NxDomain)),
+            Arc::new(names("some", if variant == 1 { Unknown::NxDomain } else { Unknown::Pass })),
+        ],
         mappings: vec![
             Arc::new(MappingTable::new("blue".into(), blue)),
             Arc::new(MappingTable::new("by-tenant".into(), by_tenant)),

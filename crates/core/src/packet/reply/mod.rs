@@ -1,10 +1,25 @@
 //! Answers made from their question, in the question's buffer: ARP (RFC 826), neighbour advertisement (RFC 4861
-//! §7.2.4), echo reply (RFC 792, RFC 4443 §4.2).
+//! §7.2.4), echo reply (RFC 792, RFC 4443 §4.2) here; DHCP, DNS and router advertisements in their own files.
 //!
 //! The question must be whole, outside any tunnel, and from one host: a packet from a multicast or unspecified
 //! address is never answered (duplicate address detection apart), so that no answer can be multiplied or sent to
 //! many. What cannot be answered is [`DropReason::CannotRespond`], and the packet is then unchanged. Whether an
 //! answer is due at all is policy and decided elsewhere. After an answer the packet is to be parsed again.
+
+mod dhcp;
+mod dhcpv6;
+mod dns;
+mod message;
+mod router_advertisement;
+
+pub use dhcp::{DHCP_SERVER_PORT, DhcpLease, DhcpOption, DhcpServer, code as dhcp_code, reply_dhcp};
+pub use dhcpv6::{DHCPV6_SERVER_PORT, Dhcpv6Option, Dhcpv6Server, reply_dhcpv6};
+pub use dns::{DNS_PORT, DnsData, DnsName, DnsRecord, DnsSource, Unknown, dns_declines, reply_dns};
+pub use message::link_local;
+pub use router_advertisement::{
+    Advertised, AdvertisedPrefix, AdvertisedRoute, RouterAdvertisement, RouterPreference,
+    reply_router_advertisement,
+};
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,6 +28,15 @@ use super::{GroupLayout, Packet, Parsed};
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
 use crate::flow::{Fragment, HeaderGroup, IpPair, L2, L3, L4};
+
+/// What became of a question that could be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answered {
+    /// The packet is now the answer.
+    Reply,
+    /// It wanted none: the packet has done its work and goes nowhere.
+    Consumed,
+}
 
 /// TTL of an answer.
 const REPLY_TTL: u8 = 64;
