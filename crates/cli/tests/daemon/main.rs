@@ -57,6 +57,7 @@ const CASES: &[(&str, &[&str])] = &[
             "apply -f acl-changed.yaml --prune",
             "apply -f acl-changed.yaml",
             "apply --file host.yaml vnet.yaml --as vnet",
+            "apply -f shared-key.yaml",
             "list --owner acl",
         ],
     ),

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
-use lamina_api::wire::v1::{Document, Operation, Ref, StatusRequest};
+use lamina_api::wire::v1::operation::Operation as Change;
+use lamina_api::wire::v1::{Document, Kind, Operation, Ref, StatusRequest};
 use lamina_api::wire::{Places, read};
 use lamina_api::{Report, Source};
 
@@ -65,7 +66,7 @@ pub fn run(args: &ApplyArgs) -> anyhow::Result<ExitCode> {
         };
         let mut operations = operations::of_files(&files).map_err(Failure::Policy)?;
         let mut host = args.daemon.connect().await?;
-        keep_agents(&mut host, &mut operations).await?;
+        operations = fit(&mut host, operations).await?;
         if args.prune {
             let owner = match &*owner {
                 "" => only_controller(&mut host).await?,
@@ -133,9 +134,10 @@ fn owner(files: &[File]) -> Result<Option<String>, Usage> {
     }
 }
 
-/// Documents have no word for a resource's agents: those that it has stay.
-async fn keep_agents(host: &mut Host, operations: &mut [Operation]) -> anyhow::Result<()> {
-    let mut put: Vec<_> =
+/// Fits `operations` to what is there. Documents have no word for a resource's agents: those that it has stay. A metadata
+/// key is declared by every document that uses it, and made by one: it is not put where it is there already.
+async fn fit(host: &mut Host, mut operations: Vec<Operation>) -> anyhow::Result<Vec<Operation>> {
+    let put: Vec<(Ref, &mut Vec<String>)> =
         operations.iter_mut().filter_map(|operation| agents_of(operation.operation.as_mut()?)).collect();
     let kinds: BTreeSet<i32> = put.iter().map(|(resource, _)| resource.kind).collect();
     let mut known = BTreeMap::new();
@@ -145,12 +147,16 @@ async fn keep_agents(host: &mut Host, operations: &mut [Operation]) -> anyhow::R
             known.insert((kind, object::reference(&found).name), found.agents);
         }
     }
-    for (resource, agents) in &mut put {
-        if let Some(found) = known.remove(&(resource.kind, resource.name.clone())) {
-            **agents = found;
+    for (resource, agents) in put {
+        if let Some(found) = known.get(&(resource.kind, resource.name)) {
+            agents.clone_from(found);
         }
     }
-    Ok(())
+    operations.retain(|operation| match &operation.operation {
+        Some(Change::PutMetadata(put)) => !known.contains_key(&(Kind::Metadata.into(), put.name.clone())),
+        _ => true,
+    });
+    Ok(operations)
 }
 
 /// The controller that the caller is when it does not say.
