@@ -116,7 +116,7 @@ impl Converter {
         );
     }
 
-    fn layer(
+    pub(super) fn layer(
         &mut self,
         source: &Source,
         layer: &document::Layer,
@@ -166,7 +166,7 @@ impl Converter {
         groups
     }
 
-    fn group(
+    pub(super) fn group(
         &mut self,
         source: &Source,
         direction: Direction,
@@ -195,7 +195,7 @@ impl Converter {
         })
     }
 
-    fn selection(
+    pub(super) fn selection(
         &mut self,
         source: &Source,
         written: &WrittenSelection,
@@ -217,7 +217,13 @@ impl Converter {
 
     /// In a longest-prefix group, what is said about the field must be prefixes: of a range or a set nobody could
     /// tell the length.
-    fn only_prefixes(&mut self, source: &Source, rule: &document::Rule, converted: &Rule, field: Field) {
+    pub(super) fn only_prefixes(
+        &mut self,
+        source: &Source,
+        rule: &document::Rule,
+        converted: &Rule,
+        field: Field,
+    ) {
         let Some(index) = converted.conditions.iter().position(|condition| condition.field == field) else {
             return;
         };
@@ -245,7 +251,7 @@ impl Converter {
         self.error(Code::BadValue, source, span, message, help);
     }
 
-    fn rule(
+    pub(super) fn rule(
         &mut self,
         source: &Source,
         rule: &document::Rule,

@@ -14,6 +14,7 @@ mod conditions;
 mod holds;
 mod layers;
 mod names;
+pub mod pieces;
 mod ports;
 mod resources;
 mod responses;
@@ -99,6 +100,12 @@ impl PortIds {
         self.ids.keys().map(|name| &**name).filter(|name| *name != UPLINK)
     }
 
+    /// Gives the port called `name` the number that it had before a restart.
+    pub fn restore(&mut self, name: &Name, id: PortId) {
+        self.ids.insert(name.clone(), id);
+        self.next = self.next.max(id.0 + 1);
+    }
+
     /// The number of the port called `name`, which it gets now if it has none.
     pub fn assign(&mut self, name: &Name) -> PortId {
         let next = &mut self.next;
@@ -121,7 +128,7 @@ pub fn convert(document: &Document) -> Result<Converted, Report> {
 /// properties are stated by one of them or equally by all, its layers are put together. `ids` keeps the numbers of
 /// ports from one policy to the next; names that only a refused policy had keep theirs, unused.
 pub fn merge(documents: &[Document], ids: &mut PortIds) -> Result<Converted, Report> {
-    let mut converter = Converter { report: Report::new(), said: HashSet::new() };
+    let mut converter = Converter::default();
     let tables = Tables::collect(documents, &mut converter);
     let merged = converter.merge_ports(documents);
     let mut names: Vec<&Name> = merged.iter().map(|port| &port.name.value).collect();
@@ -152,6 +159,7 @@ struct Scope<'s> {
 }
 
 /// The report of one conversion.
+#[derive(Default)]
 struct Converter {
     report: Report,
     /// What was said: a rule list that many ports share is converted once for each, its mistakes are said once.
@@ -159,6 +167,15 @@ struct Converter {
 }
 
 impl Converter {
+    /// `value`, unless there was an error; warnings are left aside.
+    fn finish<T>(mut self, value: T) -> Result<T, Report> {
+        if self.report.has_errors() {
+            self.report.sort();
+            return Err(self.report);
+        }
+        Ok(value)
+    }
+
     /// Reports `diagnostic`, unless the same kind was reported at the same place.
     fn say(&mut self, diagnostic: Diagnostic) {
         let span = diagnostic.labels.first().map(|label| label.span).unwrap_or_default();
