@@ -1,6 +1,7 @@
 //! The `lamina` command.
 
 mod check;
+mod daemon;
 mod explain;
 mod generated;
 mod host;
@@ -44,6 +45,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Check policy files: every mistake with its place and what to do.
     Check(check::CheckArgs),
+    Daemon(daemon::DaemonArgs),
     /// Build networks out of namespaces and check policy in them.
     Lab(lab::LabArgs),
     Completion(generated::CompletionArgs),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => host::audit::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Daemon(args) => daemon::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Completion(args) => generated::completion(&args, Cli::command()),
         Command::Man(args) => generated::man(&args, Cli::command()),

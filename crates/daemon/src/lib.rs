@@ -5,8 +5,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod config;
+pub mod control;
 pub mod convert;
 pub mod explain;
 pub mod host;
+pub mod run;
+pub mod server;
 pub mod underlay;
 pub mod worker;

@@ -1,0 +1,149 @@
+//! Who may be which controller: by the peer credentials of the socket, as the configuration says (§12).
+
+use std::collections::BTreeMap;
+
+use lamina_core::layer::Name;
+
+use super::mistake::{Mistakes, mistake};
+
+/// The user at the other end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Its user id.
+    pub uid: u32,
+    /// Its main group id.
+    pub gid: u32,
+}
+
+/// What one controller may do, and who may be it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Controller {
+    /// Users that may be it.
+    pub uids: Vec<u32>,
+    /// Groups whose members (by their main group) may be it.
+    pub gids: Vec<u32>,
+    /// Whether it may make and remove ports.
+    pub may_ports: bool,
+}
+
+/// Everybody's rights.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rights {
+    /// Controllers by name.
+    pub controllers: BTreeMap<Name, Controller>,
+    /// Users that may be every controller, also ones that are not listed: normally root and the daemon's own user.
+    pub administrators: Vec<u32>,
+    /// Users (and groups, below) that may read without being any controller. Empty together with the groups: everybody
+    /// who can open the socket.
+    pub reader_uids: Vec<u32>,
+    /// Groups whose members may read.
+    pub reader_gids: Vec<u32>,
+}
+
+impl Rights {
+    /// True when `caller` may do everything.
+    pub fn is_administrator(&self, caller: Caller) -> bool {
+        self.administrators.contains(&caller.uid)
+    }
+
+    fn may_be(&self, caller: Caller, controller: &Controller) -> bool {
+        controller.uids.contains(&caller.uid) || controller.gids.contains(&caller.gid)
+    }
+
+    /// The controllers that `caller` may be, of those that are listed.
+    pub fn controllers_of(&self, caller: Caller) -> Vec<Name> {
+        let all = self.is_administrator(caller);
+        let mine = self.controllers.iter().filter(|(_, controller)| all || self.may_be(caller, controller));
+        mine.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// True when `caller` may ask what the switch does.
+    pub fn may_read(&self, caller: Caller) -> bool {
+        let anybody = self.reader_uids.is_empty() && self.reader_gids.is_empty();
+        anybody
+            || self.is_administrator(caller)
+            || self.reader_uids.contains(&caller.uid)
+            || self.reader_gids.contains(&caller.gid)
+            || !self.controllers_of(caller).is_empty()
+    }
+
+    /// The controller that `caller` acts as: the one that it asks for, or the only one that it may be.
+    pub fn acting_as(&self, caller: Caller, asked: &str) -> Result<Name, Mistakes> {
+        if asked.is_empty() {
+            let mine = self.controllers_of(caller);
+            return match &mine[..] {
+                [only] => Ok(only.clone()),
+                [] => Err(mistake(
+                    "not-a-controller",
+                    format!("user {} may not be any controller", caller.uid),
+                    "list the user under `controllers` in the daemon's configuration, or be another user",
+                )
+                .into()),
+                several => Err(mistake(
+                    "which-controller",
+                    format!("user {} may be {}", caller.uid, several.join(", ")),
+                    "say which one the request is from: set `controller`",
+                )
+                .into()),
+            };
+        }
+        let name = lamina_api::wire::read::name(asked).map_err(Mistakes::from)?;
+        let listed = self.controllers.get(&name);
+        if self.is_administrator(caller) || listed.is_some_and(|listed| self.may_be(caller, listed)) {
+            return Ok(name);
+        }
+        let help = match listed {
+            Some(_) => format!("list the user under `controllers.{asked}` in the daemon's configuration"),
+            None => format!("add a controller `{asked}` to the daemon's configuration"),
+        };
+        let message = format!("user {} may not be the controller `{asked}`", caller.uid);
+        Err(mistake("not-that-controller", message, help).into())
+    }
+
+    /// Refuses where `controller` may not make or remove ports.
+    pub fn check_ports(&self, controller: &str) -> Result<(), Mistakes> {
+        match self.controllers.get(controller) {
+            Some(listed) if !listed.may_ports => Err(mistake(
+                "no-ports",
+                format!("the controller `{controller}` may not make or remove ports"),
+                format!("set `controllers.{controller}.ports = true` in the daemon's configuration"),
+            )
+            .into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rights() -> Rights {
+        let controller = |uid, may_ports| Controller { uids: vec![uid], gids: vec![], may_ports };
+        Rights {
+            controllers: BTreeMap::from([
+                ("acl".into(), controller(1001, false)),
+                ("vnet".into(), controller(1002, true)),
+                ("slb".into(), controller(1002, true)),
+            ]),
+            administrators: vec![0],
+            reader_uids: vec![5],
+            reader_gids: vec![],
+        }
+    }
+
+    #[test]
+    fn a_caller_is_what_the_configuration_says() {
+        let rights = rights();
+        let user = |uid| Caller { uid, gid: uid };
+        assert_eq!(rights.acting_as(user(1001), "").as_deref(), Ok("acl"));
+        assert_eq!(rights.acting_as(user(1001), "acl").as_deref(), Ok("acl"));
+        assert_eq!(rights.acting_as(user(0), "anything").as_deref(), Ok("anything"));
+        let code = |result: Result<Name, Mistakes>| result.unwrap_err().0[0].code.clone();
+        assert_eq!(code(rights.acting_as(user(1001), "vnet")), "not-that-controller");
+        assert_eq!(code(rights.acting_as(user(1002), "")), "which-controller");
+        assert_eq!(code(rights.acting_as(user(7), "")), "not-a-controller");
+        assert!(rights.may_read(user(5)) && rights.may_read(user(1001)) && !rights.may_read(user(7)));
+        assert!(rights.check_ports("acl").is_err() && rights.check_ports("vnet").is_ok());
+    }
+}

@@ -1,0 +1,7 @@
+//! The host API over its socket: what a controller may rely on.
+
+mod bounds;
+mod durable;
+mod owners;
+mod rig;
+mod transactions;
