@@ -115,7 +115,7 @@ pub(super) fn tap_layers(
         return;
     }
     let (first_layer, end_layer) = (0, program.layers.len());
-    let entry = Entry {
+    let mut entry = Entry {
         headers: parsed.stack,
         direction,
         ingress: ingress.0,
@@ -126,11 +126,18 @@ pub(super) fn tap_layers(
         declined: 0,
     };
     let mut stages = Stages { layers, so_far: Transposition::IDENTITY, list: Vec::new() };
-    let mut plan = port.resolve(&program, &entry, &mut stages);
-    if plan.outcome == Planned::Drop(DropReason::LayerFlowTableFull) && port.reclaim(time) {
+    let plan = loop {
         (stages.so_far, stages.list) = (Transposition::IDENTITY, Vec::new());
-        plan = port.resolve(&program, &entry, &mut stages);
-    }
+        let plan = port.resolve(&program, &entry, &mut stages);
+        match &plan.outcome {
+            Planned::Drop(DropReason::LayerFlowTableFull) if port.reclaim(time) => {}
+            // The responder will leave the packet to the layers behind it.
+            Planned::Reply(reply, _) if reply.declines(packet, &parsed, &program.resources) => {
+                entry.declined += 1;
+            }
+            _ => break plan,
+        }
+    };
     let verdict = match plan.outcome {
         Planned::Drop(reason) => CaptureVerdict::Dropped(reason),
         _ => CaptureVerdict::Passed,

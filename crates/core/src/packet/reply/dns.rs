@@ -336,15 +336,18 @@ fn write(writer: &mut Writer, query: &Query<'_>, source: &dyn DnsSource) {
     writer.put(query.question);
     let empty = writer.message_len();
     let bad_version = query.edns.is_some_and(|edns| edns.version > 0);
-    let (mut flags, mut count) = match () {
-        () if bad_version => (0, 0),
-        () if !query.is_standard() => (NOT_IMPLEMENTED, 0),
-        () if !query.is_of_internet() => (REFUSED, 0),
-        () => match put_answers(writer, query, source, reserve) {
+    let (mut flags, mut count) = if bad_version {
+        (0, 0)
+    } else if !query.is_standard() {
+        (NOT_IMPLEMENTED, 0)
+    } else if !query.is_of_internet() {
+        (REFUSED, 0)
+    } else {
+        match put_answers(writer, query, source, reserve) {
             Found::Records(count) => (AUTHORITATIVE, count),
             Found::TooMany => (AUTHORITATIVE | CUT, 0),
             Found::Unknown => (AUTHORITATIVE | NAME_ERROR, 0),
-        },
+        }
     };
     if flags & CUT != 0 {
         writer.truncate(empty);
