@@ -36,6 +36,8 @@ pub enum Failure {
         message: String,
         /// Every mistake that it found.
         mistakes: Vec<Placed>,
+        /// It was asked to change something.
+        is_write: bool,
     },
     /// The files are wrong; the daemon was not asked.
     Policy(Report),
@@ -117,11 +119,11 @@ pub fn mistakes_json(mistakes: &[Placed]) -> Value {
 }
 
 impl Failure {
-    /// What `status` says, its mistakes looked for in `places`.
+    /// What `status` says of a transaction, its mistakes looked for in `places`.
     pub fn refused(status: &tonic::Status, places: &[Places<'_>]) -> Failure {
         let refusal = refusal(status.details()).unwrap_or_default();
         let mistakes = refusal.mistakes.into_iter().map(|mistake| Placed::new(mistake, places)).collect();
-        Failure::Refused { code: status.code(), message: status.message().into(), mistakes }
+        Failure::Refused { code: status.code(), message: status.message().into(), mistakes, is_write: true }
     }
 
     fn to_json(&self) -> Value {
@@ -197,7 +199,13 @@ pub fn tell(error: anyhow::Error, as_json: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let error = match error.downcast::<tonic::Status>() {
-        Ok(status) => anyhow::Error::from(Failure::refused(&status, &[])),
+        Ok(status) => {
+            let mut failure = Failure::refused(&status, &[]);
+            if let Failure::Refused { is_write, .. } = &mut failure {
+                *is_write = false;
+            }
+            anyhow::Error::from(failure)
+        }
         Err(error) => error,
     };
     let failure = error.downcast_ref::<Failure>();
@@ -209,11 +217,12 @@ pub fn tell(error: anyhow::Error, as_json: bool) -> ExitCode {
         println!("{}", json!({ "error": value }));
     } else {
         match failure {
-            Some(Failure::Refused { mistakes, .. }) => {
+            Some(Failure::Refused { mistakes, is_write, .. }) => {
                 mistakes.iter().for_each(|mistake| eprint!("{}", mistake.render(false)));
                 if !mistakes.is_empty() {
                     // The status's message would say the first of them again.
-                    eprintln!("error: the daemon refused; nothing was changed");
+                    let end = if *is_write { "; nothing was changed" } else { "" };
+                    eprintln!("error: the daemon refused{end}");
                     return ExitCode::FAILURE;
                 }
             }

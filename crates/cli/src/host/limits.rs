@@ -22,6 +22,9 @@ pub struct LimitsArgs {
     daemon: DaemonArgs,
 }
 
+/// What the daemon says where only memory is a limit.
+const NONE: u64 = u64::MAX;
+
 /// Runs the command.
 pub fn run(args: &LimitsArgs) -> anyhow::Result<ExitCode> {
     args.daemon.run(async || {
@@ -43,14 +46,12 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<ExitCode> {
         } else {
             let mut rows = Rows::new(&["SCOPE", "NAME", ">USED", ">LIMIT", ">USE", ">TIMES FULL"]);
             for limit in &limits {
-                rows.add([
-                    limit.scope.clone(),
-                    limit.name.clone(),
-                    limit.used.to_string(),
-                    limit.limit.to_string(),
-                    format!("{}%", percent(limit.used, limit.limit)),
-                    limit.times_full.to_string(),
-                ]);
+                let (most, share) = match limit.limit {
+                    NONE => ("none".to_string(), "-".to_string()),
+                    most => (most.to_string(), format!("{}%", percent(limit.used, most))),
+                };
+                let (used, times_full) = (limit.used.to_string(), limit.times_full.to_string());
+                rows.add([&limit.scope, &limit.name, &used, &most, &share, &times_full]);
             }
             rows.print("no limits")?;
         }

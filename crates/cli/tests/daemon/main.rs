@@ -4,6 +4,7 @@
 //! with `daemon/NAME.txt`. `UPDATE_GOLDEN=1` writes the files anew; look at the difference before committing it.
 
 mod fake;
+mod live;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -395,6 +395,7 @@ impl Host for Service {
                 limit("host", "ports", 2, 4096, 0),
                 limit("vm1", "unified-flows", 1024, 1024, 7),
                 limit("vm1", "drop-cache", 100, 256, 0),
+                limit("vm1", "prefixes admins", 2, u64::MAX, 0),
             ],
         }))
     }
