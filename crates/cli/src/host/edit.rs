@@ -170,7 +170,7 @@ fn changes(wanted: &Ref, found: &Object, source: &Source, bytes: &[u8]) -> anyho
             let key = if wanted.kind() == Kind::Group { "group" } else { "name" };
             places.find(wanted, key)
         });
-        let span = place.unwrap_or(Span::default());
+        let span = place.unwrap_or_default();
         let diagnostic = Diagnostic::error(Code::Conflict, source, span, message);
         let help = "an object is known by its name: put a new one with `lamina apply`, and delete this one";
         Err(Failure::Policy(Report::from(diagnostic.help(help))))

@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use super::receive::{Pending, Scratch};
+use super::receive::{Entered, Pending, Scratch, lost};
 use super::{AddPortError, Output, PortConfig, PortId, Switch};
 use crate::flow::Direction;
 use crate::packet::Packet;
@@ -56,29 +56,40 @@ impl Switch {
         for Handover { to, direction, ingress, packet } in handovers.drain(..) {
             if self.ports.contains_key(&to) {
                 self.pending.push(Pending { to, direction, ingress, packet });
-                self.deliver_pending::<TAPS>(now, &mut scratch, output);
+                self.enter_pending::<TAPS>(now, &mut scratch, output);
             } else {
                 // The port was removed while the packet was on its way. Never handed over again, so that two workers
                 // that disagree do not play ball with it.
-                if TAPS {
-                    self.tap_dropped(now, to, direction, &packet);
-                }
-                self.lose_ownerless(now, direction, packet, output);
+                self.lose_for::<TAPS>(now, (to, direction), packet, output);
             }
         }
     }
 
     /// Takes a packet for a port that is not this switch's.
     #[cold]
-    pub(super) fn hand_over<const TAPS: bool>(&mut self, now: Instant, next: Pending, output: &mut Output) {
+    pub(super) fn hand_over<const TAPS: bool>(
+        &mut self,
+        now: Instant,
+        next: Pending,
+        output: &mut Output,
+    ) -> Entered {
         let Pending { to, direction, ingress, packet } = next;
-        if self.fabric.remotes.contains_key(&to) {
-            output.elsewhere.push(Handover { to, direction, ingress, packet });
-        } else {
-            if TAPS {
-                self.tap_dropped(now, to, direction, &packet);
-            }
-            self.lose_ownerless(now, direction, packet, output);
+        if !self.fabric.remotes.contains_key(&to) {
+            return self.lose_for::<TAPS>(now, (to, direction), packet, output);
         }
+        output.elsewhere.push(Handover { to, direction, ingress, packet });
+        Entered { at: ingress, is_dropped: false }
+    }
+
+    /// Drops a packet for a port that does not exist, or no longer does.
+    fn lose_for<const TAPS: bool>(
+        &mut self,
+        now: Instant,
+        (to, direction): (PortId, Direction),
+        packet: Packet,
+        output: &mut Output,
+    ) -> Entered {
+        self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
+        self.discard::<TAPS>(now, (to, direction), packet, output)
     }
 }

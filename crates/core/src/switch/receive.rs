@@ -111,12 +111,12 @@ impl Switch {
             if TAPS {
                 self.tap_received(now, from, entered);
             }
-            self.deliver_pending::<TAPS>(now, &mut scratch, output);
+            self.enter_pending::<TAPS>(now, &mut scratch, output);
         }
     }
 
     #[inline]
-    pub(super) fn deliver_pending<const TAPS: bool>(
+    pub(super) fn enter_pending<const TAPS: bool>(
         &mut self,
         now: Instant,
         scratch: &mut Scratch,
@@ -160,7 +160,7 @@ impl Switch {
     }
 
     /// Frees a packet that port or uplink `at` dropped.
-    fn discard<const TAPS: bool>(
+    pub(super) fn discard<const TAPS: bool>(
         &mut self,
         now: Instant,
         (at, direction): (PortId, Direction),
@@ -211,18 +211,6 @@ impl Switch {
         }
     }
 
-    /// Drops a packet of a port that was removed.
-    pub(super) fn lose_ownerless(
-        &mut self,
-        now: Instant,
-        direction: Direction,
-        packet: Packet,
-        output: &mut Output,
-    ) {
-        self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
-        output.free.push(packet);
-    }
-
     /// Takes a packet, whose headers are in `scratch` as `reading` says, through one side of a port.
     fn enter<const TAPS: bool>(
         &mut self,
@@ -234,8 +222,7 @@ impl Switch {
     ) -> Entered {
         let Pending { to, direction, ingress, mut packet } = next;
         let Some(port) = self.ports.get_mut(&to) else {
-            self.hand_over::<TAPS>(now, Pending { to, direction, ingress, packet }, output);
-            return Entered { at: ingress, is_dropped: false };
+            return self.hand_over::<TAPS>(now, Pending { to, direction, ingress, packet }, output);
         };
         let crossing =
             Crossing { fabric: &self.fabric, mappings: &self.mappings, now, id: to, direction, ingress };
@@ -589,7 +576,7 @@ pub(crate) fn header_len(parsed: &Parsed, entered: usize, now: usize) -> usize {
 }
 
 /// What is known of a packet that is dropped; `parsed` is `None` where it could not be read.
-fn lost<'p>(now: Instant, packet: &Packet, parsed: Option<&'p Parsed>) -> Lost<'p> {
+pub(super) fn lost<'p>(now: Instant, packet: &Packet, parsed: Option<&'p Parsed>) -> Lost<'p> {
     let length = packet.len();
     let count = match parsed {
         Some(parsed) => guest_count(length, parsed, packet),

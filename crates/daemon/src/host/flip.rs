@@ -12,10 +12,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use lamina_core::layer::Program;
-use lamina_core::switch::{Generation, Installed, PortId, PublishError, Switch};
+use lamina_core::switch::{Generation, PortId, PublishError, Switch};
 
 use super::{Host, HostError};
-use crate::worker::peers::Stage;
+use crate::worker::peers::{Installations, Stage};
 
 /// How often a flip that takes long looks whether its workers still live.
 const LOOK: Duration = Duration::from_millis(10);
@@ -44,7 +44,6 @@ impl fmt::Display for FlipError {
 impl std::error::Error for FlipError {}
 
 type Programs = Vec<(PortId, Arc<Program>)>;
-type Results = Vec<(PortId, Result<Installed, PublishError>)>;
 
 impl Host {
     /// Makes each of these programs its port's, at once; returns when every worker concerned runs them, with the ports'
@@ -72,7 +71,7 @@ impl Host {
         Ok(generations)
     }
 
-    fn flip_one(&self, by_worker: BTreeMap<usize, Programs>) -> Result<Results, FlipError> {
+    fn flip_one(&self, by_worker: BTreeMap<usize, Programs>) -> Result<Installations, FlipError> {
         let Some((worker, programs)) = by_worker.into_iter().next() else { return Ok(Vec::new()) };
         let flipped = self.call(worker, move |switch, _| {
             check(switch, &programs)?;
@@ -81,7 +80,7 @@ impl Host {
         flipped.map_err(FlipError::Torn)?.map_err(invalid)
     }
 
-    fn flip_many(&self, by_worker: BTreeMap<usize, Programs>) -> Result<Results, FlipError> {
+    fn flip_many(&self, by_worker: BTreeMap<usize, Programs>) -> Result<Installations, FlipError> {
         for (worker, programs) in &by_worker {
             let programs = programs.clone();
             let checked = self.call(*worker, move |switch, _| check(switch, &programs));

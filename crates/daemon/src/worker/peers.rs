@@ -68,6 +68,9 @@ struct Link {
 #[derive(Default)]
 pub(super) struct Shelf(Mutex<Option<Stage>>);
 
+/// What became of the programs of a [`Stage`], by port.
+pub(crate) type Installations = Vec<(PortId, Result<Installed, PublishError>)>;
+
 /// Programs to install together.
 pub(crate) struct Stage {
     /// The epoch with which they are due.
@@ -75,7 +78,7 @@ pub(crate) struct Stage {
     /// By port, all of the worker that they are put down for.
     pub(crate) programs: Vec<(PortId, Arc<Program>)>,
     /// Told what was installed, with the number of the worker.
-    pub(crate) done: SyncSender<(usize, Vec<(PortId, Result<Installed, PublishError>)>)>,
+    pub(crate) done: SyncSender<(usize, Installations)>,
     /// The worker's number.
     pub(crate) worker: usize,
 }
