@@ -1,6 +1,5 @@
 //! From port to port: receiving, forwarding by MAC, the way out over the underlay (§8.1, §10).
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use lamina_core::action::Reply;
@@ -52,7 +51,8 @@ impl Oracle {
     /// Processes one frame that was received on `from`.
     pub fn receive(&mut self, now: Instant, from: PortId, frame: &[u8]) -> Received {
         let mut received = Received::default();
-        let mut queue: VecDeque<(PortId, Direction, PortId, Moving)> = VecDeque::new();
+        // The last one waiting goes first: the order shows where one packet enters a port twice and leaves state there.
+        let mut waiting: Vec<(PortId, Direction, PortId, Moving)> = Vec::new();
         let moving = Moving { bytes: frame.to_vec(), base_length: frame.len(), turns: 0 };
         let first = if self.uplinks.iter().any(|uplink| uplink.id == from) {
             match self.way_in(from, frame) {
@@ -78,11 +78,11 @@ impl Oracle {
                 match way {
                     Way::Nic => received.transmit.push((at, moving.bytes)),
                     Way::Uplink(id, _) => received.transmit.push((id, moving.bytes)),
-                    Way::Port(to, direction) => queue.push_back((to, direction, at, moving)),
+                    Way::Port(to, direction) => waiting.push((to, direction, at, moving)),
                     Way::Multicast => {
                         for to in self.multicast.iter().filter(|to| **to != at) {
                             let base_length = moving.bytes.len();
-                            queue.push_back((
+                            waiting.push((
                                 *to,
                                 Direction::Inbound,
                                 at,
@@ -92,7 +92,7 @@ impl Oracle {
                     }
                 }
             }
-            let Some((to, direction, ingress, mut moving)) = queue.pop_front() else { break };
+            let Some((to, direction, ingress, mut moving)) = waiting.pop() else { break };
             moving.turns += 1;
             if moving.turns > MOST_TURNS {
                 if let Some(port) = self.ports.get_mut(&to) {
