@@ -69,7 +69,7 @@ fn rule(
 }
 
 /// `rules` rules, the last of which admits everything.
-fn acl(rules: usize) -> Vec<Rule> {
+pub fn acl(rules: usize) -> Vec<Rule> {
     let mut list: Vec<Rule> = (1..rules)
         .map(|n| {
             let source = Value::ip(IpAddr::V4(Ipv4Addr::from_bits(0x0ac8_0000 + n as u32 * 16)));
@@ -87,7 +87,7 @@ fn acl(rules: usize) -> Vec<Rule> {
     list
 }
 
-fn policy(layers: usize, rules: usize) -> Policy {
+pub fn policy(layers: usize, rules: usize) -> Policy {
     let nat = Action::Nat(Nat {
         source: None,
         destination: Some(NatTo { address: Some(IpAddr::V4(Ipv4Addr::new(10, 3, 0, 5))), port: Some(8080) }),

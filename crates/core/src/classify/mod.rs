@@ -16,12 +16,14 @@ mod groups;
 mod hash;
 mod interval_tree;
 mod key;
+mod list;
 mod tree;
 mod trie;
 mod warnings;
 
 pub use describe::{Description, FieldDescription, Kind, PartDescription};
 pub use groups::GroupIndex;
+pub(crate) use list::{AddedClassifier, BaseClassifier};
 pub use warnings::{PolicyWarning, warnings};
 
 use build::build;
@@ -221,7 +223,7 @@ pub(super) mod tests {
         ]
     }
 
-    fn conditions() -> impl Strategy<Value = Vec<Condition>> {
+    pub(in crate::classify) fn conditions() -> impl Strategy<Value = Vec<Condition>> {
         let sets = prop_oneof![6 => Just(vec![]), 1 => (0u32..2).prop_map(|id| vec![PrefixSetId(id)])];
         let ranges = prop_oneof![20 => prop::collection::vec(range(), 1..5), 1 => Just(vec![])];
         let condition = (field(), ranges, sets).prop_map(|(field, ranges, prefix_sets)| Condition {
@@ -237,7 +239,7 @@ pub(super) mod tests {
         size.prop_flat_map(|size| prop::collection::vec(conditions().prop_map(rule), size))
     }
 
-    fn packets() -> impl Strategy<Value = Vec<Packet>> {
+    pub(in crate::classify) fn packets() -> impl Strategy<Value = Vec<Packet>> {
         let fields = [
             ADDRESS,
             Field::Header(Scope::Outer, HeaderField::IpSrc),
@@ -263,7 +265,12 @@ pub(super) mod tests {
     }
 
     /// The slow twin: [`Selection`]'s words, one by one.
-    fn oracle(rules: &[Rule], selection: Selection, packet: &Packet, resources: &Resources) -> Option<usize> {
+    pub(in crate::classify) fn oracle(
+        rules: &[Rule],
+        selection: Selection,
+        packet: &Packet,
+        resources: &Resources,
+    ) -> Option<usize> {
         let holds = |condition: &Condition| match packet.get(&condition.field) {
             None => false,
             Some(value) => {

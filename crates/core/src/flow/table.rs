@@ -107,6 +107,8 @@ pub(crate) struct UnifiedFlowTable {
     hasher: crate::hash::TableHasher,
     eviction_cursor: u32,
     sweep_cursor: u32,
+    /// Walks around the table that were begun.
+    pub(crate) walks: u64,
 }
 
 impl UnifiedFlowTable {
@@ -121,6 +123,7 @@ impl UnifiedFlowTable {
             hasher,
             eviction_cursor: 0,
             sweep_cursor: 0,
+            walks: 0,
         }
     }
 
@@ -258,6 +261,7 @@ impl UnifiedFlowTable {
     pub(crate) fn slice(&mut self, count: u32) -> impl Iterator<Item = u32> + use<> {
         let bound = self.entries.len() as u32;
         let start = if self.sweep_cursor >= bound { 0 } else { self.sweep_cursor };
+        self.walks += u64::from(start == 0);
         let end = start.saturating_add(count).min(bound);
         self.sweep_cursor = end;
         start..end

@@ -4,14 +4,19 @@
 //! They come from the documents of the API (policy as written) through the daemon's conversion, and both the
 //! switch and the test oracle read them. [`Program`] is the compiled, immutable form that the switch runs.
 
+mod base_cache;
 mod compiler;
+mod facts;
 mod program;
 mod rule_list;
+mod slots;
 
-pub use compiler::{CompileError, Compiler};
-pub(crate) use program::{CompiledGroup, CompiledLayer};
+pub use compiler::{CompileError, Compiler, Rebuilt};
+pub(crate) use program::CompiledLayer;
 pub use program::{MAX_LAYERS, MAX_METADATA_KEYS, Program};
+pub(crate) use rule_list::{Added, Place};
 pub use rule_list::{OVERLAY_LIMIT, RuleList, RulesIdentity};
+pub(crate) use slots::Retirement;
 
 use alloc::string::String;
 use alloc::sync::Arc;

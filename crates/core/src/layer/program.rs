@@ -4,17 +4,22 @@
 //! that carry the same rules, §3.8), and works out what the packet path must know beforehand: which non-base
 //! fields join the key of unified flows (§5.1), and which layers read transport fields and so cannot judge a
 //! non-first fragment.
+//!
+//! A program is compiled as the successor of another one of its port and shares with it all that is the same: sides
+//! of layers, groups, and of a group that was edited its base.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use super::rule_list::RuleBase;
-use super::{Condition, DefaultAction, Group, Layer, MalformedPolicy, Name, Policy, Selection};
-use crate::action::{Action, Affinity, LeaseSource, MacSource, Respond};
-use crate::classify::{Classifier, GroupIndex};
-use crate::flow::{Direction, Field, FieldSet, HeaderField};
+use super::base_cache::{BaseCache, BaseCode};
+use super::facts::{Facts, is_transport};
+use super::slots::{GroupSlots, Retirement, SlotPlan, SlotSpace};
+use super::{Condition, DefaultAction, Group, Layer, MalformedPolicy, Name, Place, Policy, Rule};
+use crate::action::{Action, LeaseSource, MacSource, Respond};
+use crate::classify::{AddedClassifier, Classifier, GroupIndex, Read};
+use crate::flow::{Direction, Field, FieldSet};
 use crate::resource::{MappingId, Resources};
 use crate::stats::Slot;
 
@@ -32,8 +37,12 @@ pub struct Program {
     pub(crate) malformed: MalformedPolicy,
     /// Non-base fields that join the unified flow's key.
     pub(crate) extras: FieldSet,
-    /// Rule slots that the program needs.
-    pub(crate) rule_slots: usize,
+    /// Rule slots of this program and its predecessors.
+    pub(crate) slots: Arc<SlotSpace>,
+    /// What it was compiled as the successor of: a port that runs this keeps its counts where they are.
+    predecessor: Option<Weak<Program>>,
+    /// Rules of the predecessor that are gone.
+    pub(crate) retirement: Option<Retirement>,
 }
 
 /// A layer, compiled.
@@ -44,35 +53,46 @@ pub(crate) struct CompiledLayer {
     pub(crate) flow_limit: usize,
     /// A rule of either direction creates layer flows.
     pub(crate) is_stateful: bool,
-    pub(crate) inbound: CompiledSide,
-    pub(crate) outbound: CompiledSide,
+    pub(crate) inbound: Arc<CompiledSide>,
+    pub(crate) outbound: Arc<CompiledSide>,
 }
 
 /// One direction of a layer.
 #[derive(Debug)]
 pub(crate) struct CompiledSide {
+    /// What it was compiled from.
+    source: Arc<Vec<Group>>,
     pub(crate) default: DefaultAction,
     pub(crate) default_slot: Slot,
     /// Policy of the groups, in the order in which they are asked.
-    pub(crate) groups: Vec<Group>,
+    pub(crate) groups: Arc<Vec<Group>>,
     /// What was compiled of each.
     pub(crate) compiled: Vec<CompiledGroup>,
-    pub(crate) index: GroupIndex,
+    pub(crate) index: Arc<GroupIndex>,
     /// A rule or group here reads transport fields, or an action rewrites or hashes them.
     pub(crate) reads_l4: bool,
+    extras: FieldSet,
+    is_stateful: bool,
 }
 
-/// What was compiled of a group. The classifier is shared by all ports with the same rules.
-#[derive(Debug)]
+/// What was compiled of a group. All but the slots is shared by all ports with the same rules.
+#[derive(Clone, Debug)]
 pub(crate) struct CompiledGroup {
-    pub(crate) classifier: Arc<Classifier>,
-    /// The slot of rule `i` is `first_slot + i`.
-    pub(crate) first_slot: usize,
+    base: Arc<BaseCode>,
+    added: Arc<AddedClassifier>,
+    facts: Arc<Facts>,
+    pub(crate) slots: GroupSlots,
 }
 
 impl CompiledGroup {
-    pub(crate) fn slot(&self, rule: usize) -> Slot {
-        Slot::rule(self.first_slot + rule)
+    /// The rule of `group`, from which this was compiled, that is selected for `packet`.
+    pub(crate) fn select(&self, group: &Group, packet: &impl Read, resources: &Resources) -> Option<Place> {
+        self.base.classifier.select(&self.added, &group.rules, packet, resources)
+    }
+
+    /// The classifier of the group's base.
+    pub(crate) fn classifier(&self) -> &Classifier {
+        self.base.classifier.classifier()
     }
 }
 
@@ -81,10 +101,18 @@ impl CompiledSide {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Group, &CompiledGroup)> {
         self.groups.iter().zip(&self.compiled)
     }
+
+    /// The group `name`; `place` is where it probably is.
+    pub(crate) fn find(&self, name: &Name, place: usize) -> Option<(&Group, &CompiledGroup)> {
+        let is_here = self.groups.get(place).is_some_and(|group| group.name == *name);
+        let place =
+            if is_here { Some(place) } else { self.groups.iter().position(|group| group.name == *name) }?;
+        Some((&self.groups[place], &self.compiled[place]))
+    }
 }
 
 impl CompiledLayer {
-    pub(crate) fn side(&self, direction: Direction) -> &CompiledSide {
+    pub(crate) fn side(&self, direction: Direction) -> &Arc<CompiledSide> {
         match direction {
             Direction::Inbound => &self.inbound,
             Direction::Outbound => &self.outbound,
@@ -92,44 +120,25 @@ impl CompiledLayer {
     }
 }
 
-/// Classifiers of rule lists that are in use, so that many ports share one (§3.8).
-#[derive(Debug, Default)]
-pub(crate) struct ClassifierCache {
-    entries: Vec<SharedClassifier>,
-}
-
-/// A classifier and what it was built from.
-#[derive(Debug)]
-struct SharedClassifier {
-    rules: Weak<RuleBase>,
-    selection: Selection,
-    classifier: Weak<Classifier>,
-}
-
-impl ClassifierCache {
-    fn classifier(&mut self, group: &Group, resources: &Arc<Resources>) -> Arc<Classifier> {
-        let rules = Arc::downgrade(&group.rules.base);
-        let known = self
-            .entries
-            .iter()
-            .find(|entry| Weak::ptr_eq(&entry.rules, &rules) && entry.selection == group.selection);
-        if let Some(classifier) = known.and_then(|entry| entry.classifier.upgrade()) {
-            return classifier;
-        }
-        let classifier = Arc::new(Classifier::build(&group.rules.base.rules, group.selection, resources));
-        self.entries.retain(|entry| entry.classifier.strong_count() > 0);
-        self.entries.push(SharedClassifier {
-            rules,
-            selection: group.selection,
-            classifier: Arc::downgrade(&classifier),
-        });
-        classifier
-    }
-}
-
 impl Program {
+    /// True when this was compiled as what follows `program`.
+    pub(crate) fn follows(&self, program: &Arc<Program>) -> bool {
+        // While the weak reference is held, nothing else has its address.
+        self.predecessor.as_ref().is_some_and(|weak| weak.as_ptr() == Arc::as_ptr(program))
+    }
+
+    /// The layer `name`; `place` is where it probably is.
+    pub(crate) fn find(&self, name: &Name, place: usize) -> Option<&CompiledLayer> {
+        let here = self.layers.get(place).filter(|layer| layer.name == *name);
+        here.or_else(|| self.layers.iter().find(|layer| layer.name == *name))
+    }
+
     /// Compiles `policy`. The error names the layer, group and rule, and what is wrong; nothing was changed.
-    pub(crate) fn compile(policy: Policy, cache: &mut ClassifierCache) -> Result<Program, String> {
+    pub(crate) fn compile(
+        policy: &Policy,
+        predecessor: Option<&Arc<Program>>,
+        cache: &mut BaseCache,
+    ) -> Result<Program, String> {
         if policy.layers.len() > MAX_LAYERS {
             return Err(format!("{} layers; a port has at most {MAX_LAYERS}", policy.layers.len()));
         }
@@ -139,97 +148,198 @@ impl Program {
                 policy.metadata_keys.len()
             ));
         }
-        let mut program = Program {
-            layers: Vec::with_capacity(policy.layers.len()),
-            resources: policy.resources,
-            metadata_keys: policy.metadata_keys,
-            malformed: policy.malformed,
-            extras: FieldSet::EMPTY,
-            rule_slots: 0,
-        };
-        for meter in &program.resources.meters {
+        let mut extras = FieldSet::EMPTY;
+        for meter in &policy.resources.meters {
             for field in &meter.key {
-                check_field(*field, program.metadata_keys.len())
+                check_field(*field, policy.metadata_keys.len())
                     .map_err(|why| format!("meter {}: {why}", meter.name))?;
-                program.extras.insert(*field);
+                extras.insert(*field);
             }
         }
-        let mut layers = policy.layers;
+        let mut layers: Vec<&Layer> = policy.layers.iter().collect();
         layers.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        let space = predecessor.map_or_else(Arc::default, |program| program.slots.clone());
+        let mut compilation = Compilation {
+            resources: &policy.resources,
+            metadata_keys: policy.metadata_keys.len(),
+            is_same_ground: predecessor.is_some_and(|program| {
+                Arc::ptr_eq(&program.resources, &policy.resources)
+                    && program.metadata_keys.len() == policy.metadata_keys.len()
+            }),
+            plan: SlotPlan::new(space),
+            cache,
+        };
+        let mut compiled: Vec<CompiledLayer> = Vec::with_capacity(layers.len());
         for layer in layers {
-            if program.layers.iter().any(|other| other.name == layer.name) {
+            if compiled.iter().any(|other| other.name == layer.name) {
                 return Err(format!("layer {}: the name is used twice on this port", layer.name));
             }
-            let compiled = program.layer(layer, cache)?;
-            program.layers.push(compiled);
+            let before = predecessor.and_then(|program| program.find(&layer.name, compiled.len()));
+            let layer = compilation.layer(layer, before)?;
+            extras = extras.union(layer.inbound.extras).union(layer.outbound.extras);
+            compiled.push(layer);
         }
-        Ok(program)
+        let gone = predecessor.into_iter().flat_map(|program| &program.layers);
+        for gone in gone.filter(|before| !compiled.iter().any(|layer| layer.name == before.name)) {
+            compilation.leave_side(&gone.inbound);
+            compilation.leave_side(&gone.outbound);
+        }
+        let (slots, retirement) = compilation.plan.finish();
+        Ok(Program {
+            layers: compiled,
+            resources: policy.resources.clone(),
+            metadata_keys: policy.metadata_keys.clone(),
+            malformed: policy.malformed,
+            extras,
+            slots,
+            predecessor: predecessor.map(Arc::downgrade),
+            retirement,
+        })
     }
+}
 
-    fn layer(&mut self, layer: Layer, cache: &mut ClassifierCache) -> Result<CompiledLayer, String> {
-        let name = layer.name;
-        let inbound = self.side(&name, layer.inbound, layer.default_inbound, cache)?;
-        let outbound = self.side(&name, layer.outbound, layer.default_outbound, cache)?;
-        let mut groups = inbound.groups.iter().chain(&outbound.groups);
-        let is_stateful = groups.any(|group| group.rules.iter().any(|rule| rule.state.is_some()));
-        let (owner, flow_limit) = (layer.owner, layer.flow_limit);
-        Ok(CompiledLayer { name, owner, flow_limit, is_stateful, inbound, outbound })
+/// One program in the making.
+struct Compilation<'a> {
+    resources: &'a Arc<Resources>,
+    metadata_keys: usize,
+    /// The predecessor was compiled with the same resources and keys, so that what is shared need not be checked.
+    is_same_ground: bool,
+    plan: SlotPlan,
+    cache: &'a mut BaseCache,
+}
+
+impl Compilation<'_> {
+    fn layer(&mut self, layer: &Layer, before: Option<&CompiledLayer>) -> Result<CompiledLayer, String> {
+        let name = &layer.name;
+        let sides = before.map(|before| (&before.inbound, &before.outbound)).unzip();
+        let inbound = self.side(name, &layer.inbound, layer.default_inbound, sides.0)?;
+        let outbound = self.side(name, &layer.outbound, layer.default_outbound, sides.1)?;
+        Ok(CompiledLayer {
+            name: name.clone(),
+            owner: layer.owner.clone(),
+            flow_limit: layer.flow_limit,
+            is_stateful: inbound.is_stateful || outbound.is_stateful,
+            inbound,
+            outbound,
+        })
     }
 
     fn side(
         &mut self,
         layer: &Name,
-        groups: Arc<Vec<Group>>,
+        source: &Arc<Vec<Group>>,
         default: DefaultAction,
-        cache: &mut ClassifierCache,
-    ) -> Result<CompiledSide, String> {
-        let mut groups = Arc::unwrap_or_clone(groups);
-        groups.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
-        let default_slot = Slot::rule(self.rule_slots);
-        self.rule_slots += 1;
-        let index = GroupIndex::build(&groups);
-        let mut reads_l4 = false;
-        let mut compiled = Vec::with_capacity(groups.len());
-        for group in &mut groups {
-            group.rules = group.rules.rebuilt();
-            let place = |rule: &Name| format!("layer {layer}, group {}, rule {rule}", group.name);
-            reads_l4 |= self
-                .conditions(&group.conditions)
-                .map_err(|why| format!("layer {layer}, group {}: {why}", group.name))?;
-            for rule in group.rules.iter() {
-                reads_l4 |= self
-                    .conditions(&rule.conditions)
-                    .map_err(|why| format!("{}: {why}", place(&rule.name)))?;
-                reads_l4 |=
-                    self.action(&rule.action).map_err(|why| format!("{}: {why}", place(&rule.name)))?;
-            }
-            let classifier = cache.classifier(group, &self.resources);
-            let first_slot = self.rule_slots;
-            self.rule_slots += group.rules.len();
-            compiled.push(CompiledGroup { classifier, first_slot });
+        before: Option<&Arc<CompiledSide>>,
+    ) -> Result<Arc<CompiledSide>, String> {
+        if let Some(before) = before
+            && self.is_same_ground
+            && before.default == default
+            && Arc::ptr_eq(&before.source, source)
+        {
+            return Ok(before.clone());
         }
-        Ok(CompiledSide { default, default_slot, groups, compiled, index, reads_l4 })
+        let mut groups = source.clone();
+        let order = |a: &Group, b: &Group| (a.priority, &a.name).cmp(&(b.priority, &b.name));
+        if !groups.is_sorted_by(|a, b| order(a, b).is_le()) {
+            Arc::make_mut(&mut groups).sort_by(order);
+        }
+        let default_slot = before.map_or_else(|| self.plan.take(), |before| before.default_slot);
+        let mut side = CompiledSide {
+            source: source.clone(),
+            default,
+            default_slot,
+            compiled: Vec::with_capacity(groups.len()),
+            index: group_index(&groups, before),
+            reads_l4: false,
+            extras: FieldSet::EMPTY,
+            is_stateful: false,
+            groups: Arc::default(),
+        };
+        for (place, group) in groups.iter().enumerate() {
+            let before = before.and_then(|before| before.find(&group.name, place));
+            for condition in group.conditions.iter() {
+                self.condition(condition)
+                    .map_err(|why| format!("layer {layer}, group {}: {why}", group.name))?;
+                side.extras.insert(condition.field);
+                side.reads_l4 |= is_transport(condition.field);
+            }
+            let compiled = self.group(layer, group, before)?;
+            side.reads_l4 |= compiled.facts.reads_transport(self.resources);
+            side.extras = side.extras.union(compiled.facts.extras());
+            side.is_stateful |= compiled.facts.is_stateful();
+            side.compiled.push(compiled);
+        }
+        side.groups = groups;
+        for (place, (gone, compiled)) in before.iter().flat_map(|before| before.iter()).enumerate() {
+            if side.find(&gone.name, place).is_none() {
+                self.plan.leave_group(&compiled.slots, &gone.rules);
+            }
+        }
+        Ok(Arc::new(side))
     }
 
-    /// Checks conditions and declares their fields; true when one reads a transport field.
-    fn conditions(&mut self, conditions: &[Condition]) -> Result<bool, String> {
-        let mut reads_l4 = false;
-        for condition in conditions {
-            check_field(condition.field, self.metadata_keys.len())?;
-            self.extras.insert(condition.field);
-            reads_l4 |= is_l4(condition.field);
-            if let Some(id) =
-                condition.prefix_sets.iter().find(|id| id.0 as usize >= self.resources.prefix_sets.len())
-            {
-                return Err(format!("prefix set {} does not exist", id.0));
+    fn group(
+        &mut self,
+        layer: &Name,
+        group: &Group,
+        before: Option<(&Group, &CompiledGroup)>,
+    ) -> Result<CompiledGroup, String> {
+        let list = &group.rules;
+        let slots = match before {
+            Some((before, compiled)) => self.plan.successor(&compiled.slots, &before.rules, list),
+            None => self.plan.group(list),
+        };
+        let known = before.filter(|(before, _)| before.selection == group.selection);
+        let compiled = match known {
+            Some((before, compiled)) if before.rules.is_same(list) => {
+                CompiledGroup { slots, ..compiled.clone() }
+            }
+            known => {
+                let known = known.filter(|(before, _)| Arc::ptr_eq(&before.rules.base, &list.base));
+                let base = match known {
+                    Some((_, compiled)) => compiled.base.clone(),
+                    None => self.cache.code(list, group.selection, self.resources),
+                };
+                let facts = if list.overlay_len() == 0 {
+                    base.facts.clone()
+                } else {
+                    Arc::new(base.facts.edited(list))
+                };
+                let added = Arc::new(AddedClassifier::build(&list.overlay.added));
+                CompiledGroup { base, added, facts, slots }
+            }
+        };
+        if !compiled.facts.are_met(self.resources, self.metadata_keys) {
+            for rule in list.iter() {
+                self.rule(rule).map_err(|why| {
+                    format!("layer {layer}, group {}, rule {}: {why}", group.name, rule.name)
+                })?;
             }
         }
-        Ok(reads_l4)
+        Ok(compiled)
     }
 
-    /// Checks an action's references and declares what it reads; true when it depends on transport fields.
-    fn action(&mut self, action: &Action) -> Result<bool, String> {
-        let resources = Arc::clone(&self.resources);
+    /// Everything of a side is no longer used.
+    fn leave_side(&mut self, side: &CompiledSide) {
+        self.plan.leave(side.default_slot, None);
+        for (group, compiled) in side.iter() {
+            self.plan.leave_group(&compiled.slots, &group.rules);
+        }
+    }
+
+    fn condition(&self, condition: &Condition) -> Result<(), String> {
+        check_field(condition.field, self.metadata_keys)?;
+        let unknown =
+            condition.prefix_sets.iter().find(|id| id.0 as usize >= self.resources.prefix_sets.len());
+        unknown.map_or(Ok(()), |id| Err(format!("prefix set {} does not exist", id.0)))
+    }
+
+    /// What is wrong with a rule.
+    fn rule(&self, rule: &Rule) -> Result<(), String> {
+        let resources = self.resources;
+        for condition in &rule.conditions {
+            self.condition(condition)?;
+        }
         let mapping = |id: MappingId| {
             let exists = (id.0 as usize) < resources.mappings.len();
             exists.then_some(()).ok_or_else(|| format!("mapping table {} does not exist", id.0))
@@ -240,46 +350,43 @@ impl Program {
             }
             _ => Ok(()),
         };
-        match action {
-            Action::Nat(nat) => {
-                return Ok([nat.source, nat.destination].into_iter().flatten().any(|to| to.port.is_some()));
+        match &rule.action {
+            Action::LoadBalance(balance) if balance.targets.0 as usize >= resources.target_sets.len() => {
+                Err(format!("target set {} does not exist", balance.targets.0))
             }
-            Action::LoadBalance(balance) => {
-                if balance.targets.0 as usize >= resources.target_sets.len() {
-                    return Err(format!("target set {} does not exist", balance.targets.0));
-                }
-                let ports = resources
-                    .target_set(balance.targets)
-                    .targets()
-                    .iter()
-                    .any(|target| target.port.is_some());
-                return Ok(balance.affinity == Affinity::FiveTuple || ports);
-            }
-            Action::MapEncap(encap) => mapping(encap.mapping)?,
+            Action::MapEncap(encap) => mapping(encap.mapping),
             Action::Meter(meter) if meter.meter.0 as usize >= resources.meters.len() => {
-                return Err(format!("meter {} does not exist", meter.meter.0));
+                Err(format!("meter {} does not exist", meter.meter.0))
             }
             Action::Mark(mark) => {
-                let unknown = mark.metadata.iter().find(|(key, _)| *key as usize >= self.metadata_keys.len());
-                if let Some((key, _)) = unknown {
-                    return Err(format!("metadata key {key} is not declared"));
-                }
+                let unknown = mark.metadata.iter().find(|(key, _)| *key as usize >= self.metadata_keys);
+                unknown.map_or(Ok(()), |(key, _)| Err(format!("metadata key {key} is not declared")))
             }
-            Action::Respond(Respond::Arp(source) | Respond::NeighborDiscovery(source)) => {
-                if let MacSource::Mapping { mapping: id, .. } = source {
-                    mapping(*id)?;
-                }
-                self.extras.insert(Field::Header(crate::flow::Scope::Inner, HeaderField::NdTarget));
-            }
+            Action::Respond(
+                Respond::Arp(MacSource::Mapping { mapping: id, .. })
+                | Respond::NeighborDiscovery(MacSource::Mapping { mapping: id, .. }),
+            ) => mapping(*id),
             Action::Respond(Respond::Dns(id)) if id.0 as usize >= resources.dns_tables.len() => {
-                return Err(format!("table of domain names {} does not exist", id.0));
+                Err(format!("table of domain names {} does not exist", id.0))
             }
-            Action::Respond(Respond::Dhcp(dhcp)) => lease(&dhcp.lease)?,
-            Action::Respond(Respond::Dhcpv6(dhcp)) => lease(&dhcp.lease)?,
-            _ => {}
+            Action::Respond(Respond::Dhcp(dhcp)) => lease(&dhcp.lease),
+            Action::Respond(Respond::Dhcpv6(dhcp)) => lease(&dhcp.lease),
+            _ => Ok(()),
         }
-        Ok(false)
     }
+}
+
+/// The index of `groups`; that of `before` where it is the same.
+fn group_index(groups: &[Group], before: Option<&Arc<CompiledSide>>) -> Arc<GroupIndex> {
+    let same = before.filter(|before| {
+        let pairs = groups.iter().zip(before.groups.iter());
+        before.groups.len() == groups.len()
+            && pairs.into_iter().all(|(a, b)| {
+                Arc::ptr_eq(&a.conditions, &b.conditions)
+                    || (a.conditions.is_empty() && b.conditions.is_empty())
+            })
+    });
+    same.map_or_else(|| Arc::new(GroupIndex::build(groups)), |before| before.index.clone())
 }
 
 fn check_field(field: Field, metadata_keys: usize) -> Result<(), String> {
@@ -289,10 +396,4 @@ fn check_field(field: Field, metadata_keys: usize) -> Result<(), String> {
         }
         _ => Ok(()),
     }
-}
-
-/// True for fields of transport and ICMP headers, which a non-first fragment lacks.
-fn is_l4(field: Field) -> bool {
-    use HeaderField::*;
-    matches!(field, Field::Header(_, L4Src | L4Dst | TcpFlags | IcmpType | IcmpCode | IcmpId))
 }

@@ -129,7 +129,7 @@ impl Overlay {
         self.hidden.len().max(self.added.len())
     }
 
-    /// A copy without the rule `name`, with room for one more edit. `None` when the list `base` has no such rule.
+    /// A copy without the rule `name`, with room for one more edit, and whether there was one.
     fn without(&self, base: &RuleBase, name: &str) -> (Overlay, bool) {
         let mut copy = Overlay {
             hidden: Vec::with_capacity(self.hidden.len() + 1),
@@ -233,6 +233,28 @@ impl RuleList {
         RuleList::new(self.iter().cloned().collect())
     }
 
+    /// This list on the base of `onto`, which is `from` rebuilt; `from` is an earlier version of this list. `None` when
+    /// it is not, or has no such base any more.
+    pub(crate) fn rebased(&self, from: &RuleList, onto: &RuleList) -> Option<RuleList> {
+        if !Arc::ptr_eq(&self.base, &from.base) || onto.overlay_len() > 0 {
+            return None;
+        }
+        let mut list = onto.clone();
+        let is_known = |other: &Overlay, added: &Added| {
+            let known = other.position(&added.rule.name).map(|at| &other.added[at]);
+            known.is_some_and(|known| Arc::ptr_eq(&known.rule, &added.rule))
+        };
+        for added in self.overlay.added.iter().filter(|added| !is_known(&from.overlay, added)) {
+            list = list.put((*added.rule).clone());
+        }
+        let old = from.overlay.added.iter().map(|added| &added.rule.name);
+        let hidden = self.overlay.hidden.iter().map(|place| &self.base.rules[*place as usize].name);
+        for name in old.chain(hidden).filter(|name| self.get(name).is_none()) {
+            list = list.remove(name);
+        }
+        Some(list)
+    }
+
     /// True when both are the same value, not only equal: what was compiled of one is good for the other.
     pub fn is_same(&self, other: &RuleList) -> bool {
         Arc::ptr_eq(&self.base, &other.base) && Arc::ptr_eq(&self.overlay, &other.overlay)
@@ -243,7 +265,6 @@ impl RuleList {
         RulesIdentity(Arc::as_ptr(&self.base).addr(), Arc::as_ptr(&self.overlay).addr())
     }
 
-    #[cfg(test)]
     pub(crate) fn rule(&self, place: Place) -> &Rule {
         match place {
             Place::Base(place) => &self.base.rules[place as usize],

@@ -386,10 +386,14 @@ impl Port {
         let idle = self.config.limits.idle;
         for id in self.flows.slice(budget) {
             let Some(flow) = self.flows.get(id) else { continue };
+            let is_stale = flow.basis.generation != self.generation;
             if flow.basis.conversation.is_none() && now - flow.last_seen > idle {
                 self.remove_flow(id);
+            } else if is_stale {
+                self.fold(id);
             }
         }
+        self.finish_retirements(self.flows.walks);
     }
 
     /// Frees the expired pairs of every table that is full by the program's limits. True when there was one.

@@ -26,15 +26,6 @@ pub(super) struct MeterState {
     pub(super) full: Full,
 }
 
-/// Counts of rules that an update removed from a group that still exists.
-#[derive(Debug)]
-pub(super) struct Retired {
-    pub(super) layer: Name,
-    pub(super) direction: Direction,
-    pub(super) group: Name,
-    pub(super) count: Count,
-}
-
 impl Port {
     /// Where a packet with this plan is counted: its rules and its meter cells, made where the key is new.
     pub(super) fn slots(&mut self, plan: &Resolution) -> Box<[Slot]> {
@@ -79,9 +70,26 @@ impl Port {
         (0..self.flows.bound()).for_each(|id| self.fold(id));
     }
 
+    /// Moves counts of rules that are gone to where their groups keep them, and lets go of the slots: of those that
+    /// were gone before the last full walk of `walks` around the flow table. Flows of older generations, the only
+    /// ones that may have had packets to add, were folded in it.
+    pub(super) fn finish_retirements(&mut self, walks: u64) {
+        while self.retiring.front().is_some_and(|(_, begun)| begun + 2 <= walks) {
+            let Some((retirement, _)) = self.retiring.pop_front() else { return };
+            let rules = &mut self.counters.rules;
+            for (slot, heir) in retirement.slots.iter() {
+                let count = rules.entry(*slot).map_or(Count::default(), Count::take);
+                if let Some(heir) = heir.and_then(|heir| rules.entry(heir)) {
+                    heir.add(count);
+                }
+            }
+        }
+    }
+
     /// Everything the port counts, exactly, cached hits included.
     pub(crate) fn read_counters(&mut self) -> PortCounters {
         self.fold_all();
+        self.finish_retirements(u64::MAX);
         let mut flows = self.flow_counters;
         flows.unified = self.flows.len();
         flows.conversations = self.conversations.len();
@@ -94,32 +102,29 @@ impl Port {
             flows,
         };
         let Some(program) = &self.program else { return counters };
-        let rule = |slot: usize| self.counters.rules.get(slot).copied().unwrap_or_default();
+        let rules = &self.counters.rules;
         for (index, layer) in program.layers.iter().enumerate() {
             let mut groups = Vec::new();
             for direction in [Direction::Inbound, Direction::Outbound] {
                 for (group, compiled) in layer.side(direction).iter() {
-                    let named = |(i, r): (usize, &crate::layer::Rule)| {
-                        (r.name.clone(), rule(compiled.first_slot + i))
-                    };
-                    let retired = self.retired.iter().find(|retired| {
-                        retired.layer == layer.name
-                            && retired.direction == direction
-                            && retired.group == group.name
-                    });
+                    let slots = &compiled.slots;
+                    let named = group
+                        .rules
+                        .places()
+                        .map(|(place, rule)| (rule.name.clone(), rules.of(slots.of(place))));
                     groups.push(GroupCounters {
                         name: group.name.clone(),
                         direction,
-                        rules: group.rules.iter().enumerate().map(named).collect(),
-                        retired: retired.map_or(Count::default(), |retired| retired.count),
+                        rules: named.collect(),
+                        retired: rules.of(slots.retired),
                     });
                 }
             }
             let table = self.tables.get(index).and_then(|table| self.layer_table(*table));
             counters.layers.push(LayerCounters {
                 name: layer.name.clone(),
-                default_inbound: rule(layer.inbound.default_slot.rule_index()),
-                default_outbound: rule(layer.outbound.default_slot.rule_index()),
+                default_inbound: rules.of(layer.inbound.default_slot),
+                default_outbound: rules.of(layer.outbound.default_slot),
                 groups,
                 layer_flows: table.map_or(0, |table| table.len()),
             });

@@ -68,7 +68,7 @@ impl Port {
                 let groups = layer.side(direction).iter();
                 classifiers.extend(groups.map(|(group, compiled)| {
                     let (layer, group) = (layer.name.clone(), group.name.clone());
-                    ClassifierInfo::new(layer, direction, group, &compiled.classifier)
+                    ClassifierInfo::new(layer, direction, group, compiled.classifier())
                 }));
             }
         }

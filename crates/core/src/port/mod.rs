@@ -25,6 +25,7 @@ pub(crate) use layer_flow::Side;
 pub(crate) use observe::{Decision, GroupVerdict, Observer};
 pub(crate) use resolve::{Entry, Planned, Resolution};
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hash::BuildHasher;
@@ -35,7 +36,7 @@ use crate::flow::table::{UnifiedFlow, UnifiedFlowTable};
 use crate::flow::watch::Watches;
 use crate::flow::{Direction, FieldSet, Ufid};
 use crate::inspect::{DropLog, DropPlace, Full, Lost};
-use crate::layer::{MAX_METADATA_KEYS, Program};
+use crate::layer::{MAX_METADATA_KEYS, Program, Retirement};
 use crate::resource::LiveMappings;
 use crate::stats::{Count, CounterTable, DropCounters, FlowCounters};
 use crate::switch::PortConfig;
@@ -86,7 +87,8 @@ pub(crate) struct Port {
     watches: Watches,
     counters: CounterTable,
     meters: Vec<MeterState>,
-    retired: Vec<counters::Retired>,
+    /// Slots whose rules are gone, each with the walk around the flow table that had begun then.
+    retiring: VecDeque<(Retirement, u64)>,
     pub(crate) drops: DropCounters,
     pub(crate) drop_log: DropLog,
     pub(crate) flow_counters: FlowCounters,
@@ -126,7 +128,7 @@ impl Port {
             watches: Watches::new(limits.unified_flows / 8),
             counters: CounterTable::default(),
             meters: Vec::new(),
-            retired: Vec::new(),
+            retiring: VecDeque::new(),
             drops: DropCounters::default(),
             drop_log: DropLog::new(hasher),
             flow_counters: FlowCounters::default(),

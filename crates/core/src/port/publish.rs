@@ -1,7 +1,8 @@
-//! Publish: a new program takes the place of the old one, and what belongs to names stays with the names.
+//! Install: a new program takes the place of the old one, and what belongs to names stays with the names.
 //!
-//! Counters follow rule, group and meter names; layer flows follow layer names. What can be refused is refused
-//! when the program is compiled; installing it cannot fail.
+//! Counters follow rule, group and meter names; layer flows follow layer names. This runs between packets, so it
+//! takes as long as what changed, not as long as what there is. What can be refused is refused before; installing
+//! cannot fail.
 
 use alloc::format;
 use alloc::string::String;
@@ -11,13 +12,13 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 
 use super::Port;
-use super::counters::{MeterState, Retired};
+use super::counters::MeterState;
 use super::layer_flow::LayerFlowTable;
 use crate::flow::Direction;
 use crate::inspect::Full;
-use crate::layer::{CompiledGroup, Group, Name, Program};
+use crate::layer::{Name, Program};
 use crate::resource::{LiveMappings, MAX_MAPPINGS};
-use crate::stats::Count;
+use crate::stats::{Count, Slot};
 
 impl Port {
     /// Why `program` cannot be installed now: a mapping table would not have room for what it declares.
@@ -32,90 +33,75 @@ impl Port {
 
     /// Replaces the program, and changes of the live mapping tables what changed in their declaration; they must have
     /// room ([`Port::check_install`]). Returns the program that ran before.
+    ///
+    /// Where `program` follows the one that runs, nothing is carried and nothing is folded: counts lie where they lay
+    /// ([`crate::layer`]), tables are those of before.
     pub(crate) fn install(&mut self, program: Arc<Program>, live: &mut LiveMappings) -> Option<Arc<Program>> {
         let (numbers, _) = live.bind(&program.resources.mappings);
         live.unbind(&core::mem::replace(&mut self.mappings, numbers));
-        self.fold_all();
-        let before = self.program.take();
-        self.carry_rule_counts(before.as_deref(), &program);
+        match &self.program {
+            Some(before) if program.follows(before) => {
+                self.counters.rules.grow(program.slots.bound);
+                if let Some(retirement) = &program.retirement {
+                    self.retiring.push_back((retirement.clone(), self.flows.walks));
+                }
+            }
+            _ => self.carry_rule_counts(&program),
+        }
         self.carry_meters(&program);
         self.carry_layer_tables(&program);
-        self.program = Some(program);
+        let before = self.program.replace(program);
         self.raise_generation();
         before
     }
 
-    fn carry_rule_counts(&mut self, before: Option<&Program>, new: &Program) {
-        let mut rules = alloc::vec![Count::default(); new.rule_slots];
-        let mut retired = Vec::new();
-        if let Some(old) = before {
-            for layer in &new.layers {
-                let Some(before) = old.layers.iter().find(|before| before.name == layer.name) else {
-                    continue;
-                };
-                for direction in [Direction::Inbound, Direction::Outbound] {
-                    let (side, side_before) = (layer.side(direction), before.side(direction));
-                    rules[side.default_slot.rule_index()] =
-                        self.rule_count(side_before.default_slot.rule_index());
-                    for group in side.iter() {
-                        let name = &group.0.name;
-                        let Some(before) = side_before.iter().find(|before| before.0.name == *name) else {
-                            continue;
-                        };
-                        let mut lost = self.carry_group(before, group, &mut rules);
-                        let earlier = self.retired.iter().find(|retired| {
-                            retired.layer == layer.name
-                                && retired.direction == direction
-                                && retired.group == *name
-                        });
-                        lost.add(earlier.map_or(Count::default(), |earlier| earlier.count));
-                        if lost != Count::default() {
-                            let (layer, group) = (layer.name.clone(), name.clone());
-                            retired.push(Retired { layer, direction, group, count: lost });
-                        }
+    /// Carries counts by name, from a program of which `new` knows nothing.
+    fn carry_rule_counts(&mut self, new: &Program) {
+        self.fold_all();
+        self.finish_retirements(u64::MAX);
+        let before = core::mem::take(&mut self.counters.rules);
+        let rules = &mut self.counters.rules;
+        rules.grow(new.slots.bound);
+        let mut carry = |slot: Slot, count: Count| {
+            if let Some(entry) = rules.entry(slot) {
+                entry.add(count);
+            }
+        };
+        let Some(old) = &self.program else { return };
+        for (place, layer) in new.layers.iter().enumerate() {
+            let Some(old) = old.find(&layer.name, place) else { continue };
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                let (side, old) = (layer.side(direction), old.side(direction));
+                carry(side.default_slot, before.of(old.default_slot));
+                for (place, (group, compiled)) in side.iter().enumerate() {
+                    let Some((old, compiled_old)) = old.find(&group.name, place) else { continue };
+                    let (slots, old_slots) = (&compiled.slots, &compiled_old.slots);
+                    carry(slots.retired, before.of(old_slots.retired));
+                    let mut now: HashMap<&Name, Slot, crate::hash::TableHasher> = HashMap::default();
+                    now.extend(group.rules.places().map(|(place, rule)| (&rule.name, slots.of(place))));
+                    for (place, rule) in old.rules.places() {
+                        let heir = now.get(&rule.name).copied().unwrap_or(slots.retired);
+                        carry(heir, before.of(old_slots.of(place)));
                     }
                 }
             }
         }
-        self.counters.rules = rules;
-        self.retired = retired;
-    }
-
-    /// Carries the counts of one group's rules by name; returns what belonged to rules that are gone.
-    fn carry_group(
-        &self,
-        (before, compiled_before): (&Group, &CompiledGroup),
-        (after, compiled): (&Group, &CompiledGroup),
-        rules: &mut [Count],
-    ) -> Count {
-        let (first_before, first) = (compiled_before.first_slot, compiled.first_slot);
-        if before.rules.is_same(&after.rules) {
-            for i in 0..after.rules.len() {
-                rules[first + i] = self.rule_count(first_before + i);
-            }
-            return Count::default();
-        }
-        let mut counts: HashMap<&Name, Count, crate::hash::TableHasher> = HashMap::default();
-        for (i, rule) in before.rules.iter().enumerate() {
-            counts.insert(&rule.name, self.rule_count(first_before + i));
-        }
-        for (i, rule) in after.rules.iter().enumerate() {
-            rules[first + i] = counts.remove(&rule.name).unwrap_or_default();
-        }
-        let mut lost = Count::default();
-        counts.values().for_each(|count| lost.add(*count));
-        lost
-    }
-
-    fn rule_count(&self, slot: usize) -> Count {
-        self.counters.rules.get(slot).copied().unwrap_or_default()
     }
 
     fn carry_meters(&mut self, new: &Program) {
+        let specs = &new.resources.meters;
+        let is_same = specs.len() == self.meters.len()
+            && specs.iter().zip(&self.meters).all(|(spec, meter)| spec.name == meter.name);
+        if is_same {
+            specs.iter().zip(&mut self.meters).for_each(|(spec, meter)| meter.limit = spec.limit);
+            return;
+        }
+        // Cells get new numbers, which flows of before must not count by.
+        self.fold_all();
         let mut before = core::mem::take(&mut self.meters);
         let cells_before = core::mem::take(&mut self.counters.cells);
         let mut cells = Vec::new();
-        for spec in &new.resources.meters {
+        for spec in specs {
             let known =
                 before.iter().position(|meter| meter.name == spec.name).map(|at| before.swap_remove(at));
             let mut meter = known.unwrap_or_else(|| MeterState {
@@ -138,6 +124,13 @@ impl Port {
     }
 
     fn carry_layer_tables(&mut self, new: &Program) {
+        let is_same = self.program.as_ref().is_some_and(|old| {
+            let pairs = old.layers.iter().zip(&new.layers);
+            old.layers.len() == new.layers.len() && pairs.into_iter().all(|(old, new)| old.name == new.name)
+        });
+        if is_same {
+            return;
+        }
         let keeps = |name: &Name| new.layers.iter().any(|layer| layer.name == *name);
         let gone: Vec<u32> = (0..self.layer_tables.len() as u32)
             .filter(|table| self.layer_table(*table).is_some_and(|flows| !keeps(&flows.name)))

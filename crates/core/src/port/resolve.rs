@@ -542,13 +542,13 @@ pub(crate) fn select<'a>(
     let mut selected: Option<Selected<'a>> = None;
     let mut ask = |position: usize, observer: &mut dyn Observer| -> ControlFlow<()> {
         let (group, compiled) = (&side.groups[position], &side.compiled[position]);
-        let Some(index) = compiled.classifier.select(&group.rules.base.rules, view, resources) else {
+        let Some(place) = compiled.select(group, view, resources) else {
             observer.group(group, GroupVerdict::NoMatch);
             return ControlFlow::Continue(());
         };
-        let rule = &group.rules.base.rules[index];
+        let rule = group.rules.rule(place);
         observer.group(group, GroupVerdict::Selected(rule));
-        selected = Some(Selected { group: position, rule, slot: compiled.slot(index) });
+        selected = Some(Selected { group: position, rule, slot: compiled.slots.of(place) });
         if rule.terminating { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     if observer.is_explaining() {

@@ -5,6 +5,7 @@
 //! to every slot of its path and sets it to zero; it happens before a counter is read and before a path changes,
 //! so that read figures are exact, cached hits included.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -47,8 +48,8 @@ impl Slot {
         Slot(index as u32)
     }
 
-    /// The index of a rule's or default's slot in [`CounterTable::rules`].
-    pub(crate) const fn rule_index(self) -> usize {
+    /// The index of a rule's or default's slot.
+    const fn rule_index(self) -> usize {
         (self.0 & !Slot::METER) as usize
     }
 
@@ -57,21 +58,50 @@ impl Slot {
     }
 }
 
+/// Counts by rule slot. It grows by pieces, so that growing moves nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RuleCounts {
+    pieces: Vec<Box<[Count]>>,
+}
+
+/// Counts of one piece.
+const PIECE: usize = 512;
+
+impl RuleCounts {
+    /// Makes room for the slots below `bound`.
+    pub(crate) fn grow(&mut self, bound: usize) {
+        while self.pieces.len() * PIECE < bound {
+            self.pieces.push(alloc::vec![Count::default(); PIECE].into_boxed_slice());
+        }
+    }
+
+    /// What `slot` counts.
+    pub(crate) fn of(&self, slot: Slot) -> Count {
+        let index = slot.rule_index();
+        self.pieces.get(index / PIECE).map_or(Count::default(), |piece| piece[index % PIECE])
+    }
+
+    pub(crate) fn entry(&mut self, slot: Slot) -> Option<&mut Count> {
+        let index = slot.rule_index();
+        self.pieces.get_mut(index / PIECE).map(|piece| &mut piece[index % PIECE])
+    }
+}
+
 /// The counters of one port, by slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CounterTable {
-    pub(crate) rules: Vec<Count>,
+    pub(crate) rules: RuleCounts,
     pub(crate) cells: Vec<Count>,
 }
 
 impl CounterTable {
     pub(crate) fn add(&mut self, slot: Slot, count: Count) {
-        let (table, index) = if slot.0 & Slot::METER == 0 {
-            (&mut self.rules, slot.0)
+        let entry = if slot.0 & Slot::METER == 0 {
+            self.rules.entry(slot)
         } else {
-            (&mut self.cells, slot.0 & !Slot::METER)
+            self.cells.get_mut((slot.0 & !Slot::METER) as usize)
         };
-        if let Some(entry) = table.get_mut(index as usize) {
+        if let Some(entry) = entry {
             entry.add(count);
         }
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use lamina_core::action::{Action, Allow, Block};
 use lamina_core::flow::Direction;
-use lamina_core::layer::{Condition, DefaultAction, Group, Layer, Policy, Rule, Selection, Stateful};
+use lamina_core::layer::{
+    Condition, DefaultAction, Group, Layer, Policy, Rule, RuleList, Selection, Stateful,
+};
 use proptest::prelude::*;
 
 use super::policy::{actions, conditions, defaults, group, states};
@@ -109,35 +111,30 @@ impl Change {
                 groups.retain(|group| &*group.name != "deny");
                 groups.insert(0, group("deny", -1, Vec::new(), Selection::Priority, rules));
             }
-            Change::RemoveRule(place) => Self::on_rule(place, policy, |rules, index| {
-                rules.remove(index);
+            Change::RemoveRule(place) => Self::on_rule(place, policy, |rules, rule| rules.remove(&rule.name)),
+            Change::Block(place) => Self::on_rule(place, policy, |rules, rule| {
+                rules.put(Rule { action: Action::Block(Block), ..rule })
             }),
-            Change::Block(place) => {
-                Self::on_rule(place, policy, |rules, index| rules[index].action = Action::Block(Block));
-            }
-            Change::Allow(place, state) => Self::on_rule(place, policy, |rules, index| {
-                rules[index].action = Action::Allow(Allow);
-                rules[index].state = *state;
+            Change::Allow(place, state) => Self::on_rule(place, policy, |rules, rule| {
+                rules.put(Rule { action: Action::Allow(Allow), state: *state, ..rule })
             }),
             Change::State(place, state) => {
-                Self::on_rule(place, policy, |rules, index| rules[index].state = *state)
+                Self::on_rule(place, policy, |rules, rule| rules.put(Rule { state: *state, ..rule }));
             }
             Change::Act(place, action) => {
-                Self::on_rule(place, policy, |rules, index| rules[index].action = action.clone());
+                Self::on_rule(place, policy, |rules, rule| rules.put(Rule { action: action.clone(), ..rule }))
             }
         }
     }
 
-    fn on_rule(place: &Place, policy: &mut Policy, change: impl FnOnce(&mut Vec<Rule>, usize)) {
+    fn on_rule(place: &Place, policy: &mut Policy, change: impl FnOnce(&RuleList, Rule) -> RuleList) {
         let count = policy.layers.len();
         let groups = groups_mut(&mut policy.layers[place.layer % count], place.direction);
         let count = groups.len().max(1);
         let Some(group) = groups.get_mut(place.group % count) else { return };
-        let mut rules: Vec<Rule> = group.rules.iter().cloned().collect();
-        if !rules.is_empty() {
-            let index = place.rule % rules.len();
-            change(&mut rules, index);
-            group.rules = rules.into();
+        if !group.rules.is_empty() {
+            let rule = group.rules.iter().nth(place.rule % group.rules.len()).cloned();
+            group.rules = rule.map_or_else(RuleList::default, |rule| change(&group.rules, rule));
         }
     }
 }
