@@ -1,28 +1,43 @@
 //! `cargo xtask`: the tasks of this repository, in plain Rust, so that they need nothing but Rust.
 //!
 //! `ci` is the one command that says whether a commit is good; the README and `.ci/run` name it. `bench` runs
-//! the benchmarks and says on what machine. Nothing here is shipped, and nothing here may change tracked files.
+//! the benchmarks and says on what machine; `docs` writes generated pages. Nothing here is shipped, and nothing but `docs` may
+//! change tracked files.
 
+mod api_page;
 mod bench;
 mod checks;
 mod ci;
 mod command;
+mod proto;
 mod repository;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage:
   cargo xtask ci [STEP...]      every check and every test, or only the named steps
-  cargo xtask bench [FILTER]    the benchmarks whose name contains FILTER";
+  cargo xtask bench [FILTER]    the benchmarks whose name contains FILTER
+  cargo xtask docs              writes the pages that are generated";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
         Some((task, steps)) if task == "ci" => ci::run(steps),
         Some((task, filter)) if task == "bench" && filter.len() <= 1 => bench::run(filter.first()),
+        Some((task, [])) if task == "docs" => docs(),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
+        }
+    }
+}
+
+fn docs() -> ExitCode {
+    match repository::Repository::open().and_then(|repository| api_page::write(&repository)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod edges;
 mod examples;
+mod generated;
 mod links;
 mod paths;
 mod rust_text;
@@ -16,13 +17,14 @@ type Fault = String;
 
 /// Runs all checks; the error lists every fault.
 pub fn run(repository: &Repository) -> Result<(), String> {
-    let checks: [(&str, Vec<Fault>); 6] = [
+    let checks: [(&str, Vec<Fault>); 7] = [
         ("links", links::check(repository)),
         ("paths of this machine", paths::check(repository)),
         ("sources", sources::check(repository)),
         ("edges of the core", edges::check(repository)),
         ("examples", examples::check(repository)),
         ("scenario table", scenarios::check(repository)),
+        ("generated pages", generated::check(repository)),
     ];
     let mut faults = Vec::new();
     for (name, found) in checks {
