@@ -147,10 +147,7 @@ impl HeaderField {
     /// join the key only when a program declares that it reads them (§5.1).
     pub const fn is_base(self) -> bool {
         use HeaderField::*;
-        !matches!(
-            self,
-            IpDscp | IpEcn | IpTtl | IpFragment | TcpFlags | ArpSenderMac | ArpTargetMac | NdTarget
-        )
+        !matches!(self, IpDscp | IpEcn | IpTtl | IpFragment | TcpFlags | NdTarget)
     }
 
     /// Reads the field from `group`; `None` when the group lacks it.

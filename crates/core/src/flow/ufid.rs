@@ -119,6 +119,9 @@ impl Packer<'_> {
             },
             Some(L3::Arp(arp)) => {
                 self.push((arp.sender_ip.to_bits() as u64) << 32 | arp.target_ip.to_bits() as u64);
+                // An edit of an ARP packet writes it whole, so what it writes must be of the key.
+                self.push(arp.sender_mac.to_bits());
+                self.push(arp.target_mac.to_bits());
             }
         }
     }
@@ -144,10 +147,6 @@ impl Packer<'_> {
         if let Some(target) = group.extra.nd_target.filter(|_| extras.contains(NdTarget)) {
             self.push((target.to_bits() >> 64) as u64);
             self.push(target.to_bits() as u64);
-        }
-        if let Some(L3::Arp(arp)) = group.flow_id.l3 {
-            self.push(take(ArpSenderMac, arp.sender_mac.to_bits()));
-            self.push(take(ArpTargetMac, arp.target_mac.to_bits()));
         }
     }
 }

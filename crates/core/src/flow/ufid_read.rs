@@ -72,7 +72,8 @@ impl Reader<'_> {
             }
             3 => {
                 let word = self.take()?;
-                let (sender_mac, target_mac) = (MacAddr::ZERO, MacAddr::ZERO);
+                let sender_mac = MacAddr::from_bits(self.take()?);
+                let target_mac = MacAddr::from_bits(self.take()?);
                 let (sender_ip, target_ip) = (v4(word >> 32), v4(word));
                 Some(L3::Arp(Arp { operation: protocol, sender_mac, sender_ip, target_mac, target_ip }))
             }
@@ -119,10 +120,6 @@ impl Reader<'_> {
             nd_target,
             ..Extra::default()
         };
-        if let Some(L3::Arp(arp)) = &mut group.flow_id.l3 {
-            arp.sender_mac = MacAddr::from_bits(self.take()?);
-            arp.target_mac = MacAddr::from_bits(self.take()?);
-        }
         Some(())
     }
 }
@@ -254,15 +251,12 @@ mod tests {
             let direction = if is_inbound { Direction::Inbound } else { Direction::Outbound };
             let mut extras = FieldSet::EMPTY;
             if declares {
-                let fields = [IpDscp, IpEcn, IpTtl, TcpFlags, IpFragment, NdTarget, ArpSenderMac, ArpTargetMac];
+                let fields = [IpDscp, IpEcn, IpTtl, TcpFlags, IpFragment, NdTarget];
                 fields.iter().for_each(|field| extras.insert(Field::Header(Scope::Inner, *field)));
                 extras.insert(Field::IngressPort);
             } else {
                 for group in headers.groups_mut() {
                     group.extra = Extra::default();
-                    if let Some(L3::Arp(arp)) = &mut group.flow_id.l3 {
-                        (arp.sender_mac, arp.target_mac) = (MacAddr::ZERO, MacAddr::ZERO);
-                    }
                 }
             }
             let packed = Ufid::new(&headers, direction, extras, ingress);

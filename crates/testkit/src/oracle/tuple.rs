@@ -133,6 +133,6 @@ impl Declared {
 
 fn is_base(field: HeaderField) -> bool {
     use HeaderField::*;
-    let beyond = [IpDscp, IpEcn, IpTtl, IpFragment, TcpFlags, ArpSenderMac, ArpTargetMac, NdTarget];
+    let beyond = [IpDscp, IpEcn, IpTtl, IpFragment, TcpFlags, NdTarget];
     !beyond.contains(&field)
 }
