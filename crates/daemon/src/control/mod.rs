@@ -13,6 +13,7 @@
 //! | `events` | what happened, for those who subscribed |
 //! | `devices` | how ports get their devices |
 //! | `mistake` | what is wrong with a request |
+//! | `rebuild` | large rule lists made anew beside the transactions |
 //!
 //! A transaction is (1) drafted: every operation is checked and carried out on copies; (2) compiled; (3) made durable;
 //! (4) flipped: all workers run it from their next breath on; (5) acknowledged. Up to (3) nothing has happened and
@@ -28,6 +29,7 @@ mod events;
 pub mod key;
 mod mapping;
 mod mistake;
+mod rebuild;
 mod rights;
 mod state;
 mod store;
@@ -144,6 +146,7 @@ type Answer = Box<dyn FnOnce(Result<v1::ApplyReply, ApplyError>) + Send>;
 
 enum Command {
     Apply(Box<Request>, Answer),
+    Rebuilt(Box<rebuild::Done>),
     Stop,
 }
 
@@ -187,6 +190,7 @@ pub struct Control {
     devices: Box<dyn Devices>,
     /// Ports of the host, with the device that each is attached to.
     attached: BTreeMap<Name, Option<devices::Device>>,
+    rebuilds: rebuild::Rebuilds,
 }
 
 /// Starts on what `store` has: restores every port's policy, and leaves closed what cannot be restored.
@@ -226,6 +230,7 @@ pub fn start(
         compiler: Compiler::new(),
         devices,
         attached: BTreeMap::new(),
+        rebuilds: rebuild::Rebuilds::new(sender.clone()),
     };
     control.restore();
     Ok((control, Handle { commands: sender }, shared))
@@ -241,7 +246,9 @@ impl Control {
                 Ok(Command::Apply(request, answer)) => {
                     let result = self.apply(*request);
                     answer(result);
+                    self.begin_rebuild();
                 }
+                Ok(Command::Rebuilt(done)) => self.finish_rebuild(*done),
                 Ok(Command::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
@@ -299,8 +306,10 @@ impl Control {
         let is_change = !outcome.changes.is_empty() || outcome.updated > 0;
         let mut reply = reply(&outcome, if is_change && !options.dry_run { next } else { self.revision });
         if options.dry_run {
-            self.check_compiles(&state, &outcome)?;
+            let compiled = self.compile(&state, &outcome);
             write.abort()?;
+            // Dropped before anything else is compiled: nobody is to run it.
+            drop(compiled?);
             return Ok(reply);
         }
         if !is_change {
@@ -341,19 +350,6 @@ impl Control {
             }
         }
         if mistakes.is_empty() { Ok(programs) } else { Err(mistakes) }
-    }
-
-    /// What [`Control::compile`] would refuse, without a trace in the compiler.
-    fn check_compiles(&self, state: &State, outcome: &Outcome) -> Result<(), Mistakes> {
-        let mut compiler = Compiler::new();
-        let mut mistakes = Mistakes::default();
-        for name in &outcome.touched {
-            let Some(port) = state.ports.get(name) else { continue };
-            if let Err(error) = compiler.compile(port.id, &port.policy(&state.names)) {
-                mistakes.add(does_not_compile(&error).into(), &port_reference(name), 0);
-            }
-        }
-        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
     /// Has the switch run what was decided. What fails here is a fault of the machine, not of the request: it is
@@ -469,6 +465,7 @@ impl Control {
             }
         }
         self.attach_devices();
+        self.compiler.collect();
     }
 
     /// Opens the devices of ports that have none yet.
