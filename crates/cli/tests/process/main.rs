@@ -1,0 +1,7 @@
+//! `lamina daemon` as a process: killed, stopped, reloaded, and programmed by processes that come and go.
+
+mod controllers;
+mod kill;
+mod random;
+mod rig;
+mod signals;
