@@ -36,6 +36,10 @@ const STEPS: &[Step] = &[
 const PROGRAMS: &[(&str, &str)] =
     &[("ip", "iproute2"), ("busybox", "busybox"), ("dhclient", "isc-dhcp-client")];
 
+/// What the example client in Python needs, kept in the build's folder.
+const PYTHON_PACKAGES: &[&str] = &["grpcio", "grpcio-tools", "googleapis-common-protos"];
+const PYTHON_FOLDER: &str = "target/python";
+
 /// Runs the steps named in `only`, or all of them.
 pub fn run(only: &[String]) -> ExitCode {
     if let Some(unknown) = only.iter().find(|name| !STEPS.iter().any(|step| step.name == name.as_str())) {
@@ -102,6 +106,7 @@ fn docs(repository: &Repository, _: &mut Totals) -> StepResult {
 /// Sees to the programs that end-to-end tests need. Only root installs; anybody else is told how, and the tests
 /// concerned say that they were skipped.
 fn programs(repository: &Repository, _: &mut Totals) -> StepResult {
+    python_packages(repository);
     let missing: Vec<&str> =
         PROGRAMS.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
@@ -124,6 +129,23 @@ fn programs(repository: &Repository, _: &mut Totals) -> StepResult {
         println!("could not install them; tests that need them cannot run: {install}");
     }
     Ok(())
+}
+
+/// Installs the packages of the example client in Python, where there is a Python.
+fn python_packages(repository: &Repository) {
+    let folder = repository.root.join(PYTHON_FOLDER);
+    let is_there = |path: &str| folder.join(path).exists();
+    if ["grpc", "grpc_tools", "google/rpc"].into_iter().all(is_there) {
+        return;
+    }
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", PYTHON_FOLDER];
+    let arguments = [&pip[..], PYTHON_PACKAGES].concat();
+    if crate::command::run(command(&repository.root, "python3", &arguments)).is_err() {
+        println!(
+            "could not install them; the test of the client in Python cannot run: python3 {}",
+            arguments.join(" ")
+        );
+    }
 }
 
 fn tests(repository: &Repository, totals: &mut Totals) -> StepResult {
