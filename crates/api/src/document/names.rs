@@ -89,7 +89,7 @@ const LONGEST_TEXT: usize = 900;
 const DEFAULT_TTL: u32 = 60;
 
 impl Decoder<'_> {
-    pub(super) fn lease_table(&mut self, name: At<Name>, tree: &Tree<'_>) -> LeaseTable {
+    pub(crate) fn lease_table(&mut self, name: At<Name>, tree: &Tree<'_>) -> LeaseTable {
         let items = self.list(tree, "leases");
         LeaseTable { name, entries: items.iter().filter_map(|item| self.lease_entry(item)).collect() }
     }
@@ -116,7 +116,7 @@ impl Decoder<'_> {
         Some(At::new(LeaseEntry { mac: mac.value, v4, v6, host_name }, mac.span))
     }
 
-    pub(super) fn dns_table(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<DnsTable> {
+    pub(crate) fn dns_table(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<DnsTable> {
         let fields = self.fields(tree, "a table of domain names", &["unknown", "records"])?;
         let words = [("nxdomain", UnknownNames::NxDomain), ("pass", UnknownNames::Pass)];
         let unknown = fields

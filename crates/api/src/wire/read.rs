@@ -170,6 +170,18 @@ pub fn meter(name: &str, meter: &super::v1::Meter) -> Result<Part<document::Mete
     read("Meter", meter, |decoder, tree| decoder.meter(name, tree))
 }
 
+/// A lease table called `name`.
+pub fn leases(name: &str, table: &super::v1::LeaseTable) -> Result<Part<document::LeaseTable>, ReadError> {
+    let name = At::new(self::name(name)?, Span::default());
+    read("LeaseTable", table, |decoder, tree| Some(decoder.lease_table(name, tree)))
+}
+
+/// A table of domain names called `name`.
+pub fn dns(name: &str, table: &super::v1::DnsTable) -> Result<Part<document::DnsTable>, ReadError> {
+    let name = At::new(self::name(name)?, Span::default());
+    read("DnsTable", table, |decoder, tree| decoder.dns_table(name, tree))
+}
+
 /// A whole document.
 pub fn whole(document: &super::v1::Document) -> Result<Part<document::Document>, ReadError> {
     read("Document", document, |decoder, tree| decoder.document(tree))
@@ -210,6 +222,8 @@ pub fn object(object: &super::v1::Ref, source: &Source) -> Result<Vec<u8>, Repor
         Kind::Targets => drop(decoder.target_set(name, &tree)),
         Kind::Prefixes => drop(decoder.prefix_set(name, &tree)),
         Kind::Meter => drop(decoder.meter(name, &tree)),
+        Kind::Leases => drop(decoder.lease_table(name, &tree)),
+        Kind::Dns => drop(decoder.dns_table(name, &tree)),
         Kind::Multicast => {
             if let Some(fields) = decoder.fields(&tree, "the multicast set", &["ports"])
                 && let Some(ports) = fields.optional("ports")
@@ -240,6 +254,8 @@ pub fn message_of(kind: Kind) -> &'static str {
         Kind::Targets => "TargetSet",
         Kind::Prefixes => "PrefixSet",
         Kind::Meter => "Meter",
+        Kind::Leases => "LeaseTable",
+        Kind::Dns => "DnsTable",
         Kind::Multicast => "Multicast",
         Kind::Metadata | Kind::Unspecified => "Nothing",
     }

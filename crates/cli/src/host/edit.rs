@@ -231,6 +231,8 @@ fn changes(wanted: &Ref, found: &Object, source: &Source, bytes: &[u8]) -> anyho
         Kind::Targets => resource(Resource::Targets(TargetSet::decode(bytes)?)),
         Kind::Prefixes => resource(Resource::Prefixes(PrefixSet::decode(bytes)?)),
         Kind::Meter => resource(Resource::Meter(Meter::decode(bytes)?)),
+        Kind::Leases => resource(Resource::Leases(lamina_api::wire::v1::LeaseTable::decode(bytes)?)),
+        Kind::Dns => resource(Resource::Dns(lamina_api::wire::v1::DnsTable::decode(bytes)?)),
         Kind::Multicast => vec![Change::PutMulticast(Multicast::decode(bytes)?)],
         Kind::Metadata | Kind::Unspecified => Vec::new(),
     })

@@ -41,6 +41,10 @@ pub enum KindArg {
     /// Meters: NAME.
     #[value(alias = "meters")]
     Meter,
+    /// Lease tables: NAME.
+    Leases,
+    /// Tables of domain names: NAME.
+    Dns,
     /// Metadata keys: NAME.
     Metadata,
     /// The multicast set, which has no name.
@@ -48,7 +52,7 @@ pub enum KindArg {
 }
 
 /// The kinds of objects, in the order in which they are listed.
-pub const KINDS: [Kind; 11] = [
+pub const KINDS: [Kind; 13] = [
     Kind::Port,
     Kind::Layer,
     Kind::Group,
@@ -58,6 +62,8 @@ pub const KINDS: [Kind; 11] = [
     Kind::Targets,
     Kind::Prefixes,
     Kind::Meter,
+    Kind::Leases,
+    Kind::Dns,
     Kind::Metadata,
     Kind::Multicast,
 ];
@@ -76,6 +82,8 @@ impl KindArg {
             KindArg::Targets => Kind::Targets,
             KindArg::Prefixes => Kind::Prefixes,
             KindArg::Meter => Kind::Meter,
+            KindArg::Leases => Kind::Leases,
+            KindArg::Dns => Kind::Dns,
             KindArg::Metadata => Kind::Metadata,
             KindArg::Multicast => Kind::Multicast,
         }
@@ -247,6 +255,8 @@ pub fn word(kind: Kind) -> &'static str {
         Kind::Targets => "targets",
         Kind::Prefixes => "prefixes",
         Kind::Meter => "meter",
+        Kind::Leases => "leases",
+        Kind::Dns => "dns",
         Kind::Metadata => "metadata",
         Kind::Multicast => "multicast",
     }

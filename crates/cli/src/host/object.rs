@@ -31,6 +31,8 @@ fn message(object: &Object) -> (&'static str, Vec<u8>) {
         Some(Content::Targets(targets)) => targets.encode_to_vec(),
         Some(Content::Prefixes(prefixes)) => prefixes.encode_to_vec(),
         Some(Content::Meter(meter)) => meter.encode_to_vec(),
+        Some(Content::Leases(table)) => table.encode_to_vec(),
+        Some(Content::Dns(table)) => table.encode_to_vec(),
         Some(Content::Multicast(multicast)) => multicast.encode_to_vec(),
         Some(Content::Metadata(_)) | None => Vec::new(),
     };
@@ -168,6 +170,8 @@ pub fn document(objects: Vec<Object>) -> v1::Document {
             Some(Content::Targets(targets)) => drop(resources.targets.insert(named.name, targets)),
             Some(Content::Prefixes(prefixes)) => drop(resources.prefixes.insert(named.name, prefixes)),
             Some(Content::Meter(meter)) => drop(resources.meters.insert(named.name, meter)),
+            Some(Content::Leases(table)) => drop(resources.leases.insert(named.name, table)),
+            Some(Content::Dns(table)) => drop(resources.dns.insert(named.name, table)),
             Some(Content::Metadata(_)) => document.metadata.push(named.name),
             Some(Content::Multicast(multicast)) => document.multicast = multicast.ports,
             None => {}

@@ -167,9 +167,15 @@ impl State {
         let mut catalog = empty_document();
         // The order in which they were made keeps the numbers of those that stay.
         let mut resources = Vec::new();
-        for kind in
-            [v1::Kind::Mapping, v1::Kind::Targets, v1::Kind::Prefixes, v1::Kind::Meter, v1::Kind::Metadata]
-        {
+        for kind in [
+            v1::Kind::Mapping,
+            v1::Kind::Targets,
+            v1::Kind::Prefixes,
+            v1::Kind::Meter,
+            v1::Kind::Leases,
+            v1::Kind::Dns,
+            v1::Kind::Metadata,
+        ] {
             resources.extend(of_kind(kind)?);
         }
         for (key, object) in resources {
@@ -269,6 +275,12 @@ pub fn put_into_catalog(catalog: &mut Document, name: &str, object: &v1::Object)
         }
         Some(Content::Meter(meter)) => {
             put(&mut resources.meters, read::meter(name, meter)?.value, |item| &item.name.value);
+        }
+        Some(Content::Leases(table)) => {
+            put(&mut resources.leases, read::leases(name, table)?.value, |item| &item.name.value);
+        }
+        Some(Content::Dns(table)) => {
+            put(&mut resources.dns, read::dns(name, table)?.value, |item| &item.name.value);
         }
         Some(Content::Metadata(_)) => {
             let name = read::name(name)?;

@@ -10,6 +10,8 @@ version: 1
 resources:
   prefixes: { admins: [10.9.0.0/16] }
   targets: { web: [ { address: 10.1.0.4, port: 8080 } ] }
+  leases: { rack: [ { mac: "02:00:00:00:00:01", address: 10.0.0.1 } ] }
+  dns: { lan: { records: [ { name: web.lan, address: 10.0.0.9 } ] } }
   mappings: { blue: { entries: [ { address: 10.0.0.2, mac: "02:00:00:00:00:02", remote: 192.168.1.2 } ] } }
 multicast: [vm1]
 ports:
@@ -26,6 +28,13 @@ ports:
             rules:
               - { name: a, when: { ip.src: 10.0.0.0/8, ip.dst: $admins }, action: allow, stateful: true }
               - { name: b, when: { ip.src: 10.1.0.0/16 }, action: { load-balance: { targets: web } }, stateful: true }
+      - name: answers
+        priority: 15
+        outbound:
+          - group: out
+            rules:
+              - { name: names, when: { ip.proto: udp, l4.dst: 53 }, action: { respond: { dns: lan } } }
+              - { name: leases, when: { ip.proto: udp, l4.dst: 67 }, action: { respond: { dhcp: { mac: "02:00:00:00:00:fe", server: 10.0.0.254, leases: rack, prefix-length: 24 } } } }
       - name: vnet
         priority: 20
         outbound: [ { group: out, rules: [ { name: e, action: { map-encap: { mapping: blue, kind: vxlan, vni: 7 } } } ] } ]
@@ -81,7 +90,7 @@ fn a_restart_brings_back_every_object_and_what_runs() {
         let policy = state.ports["vm1"].policy(&state.names);
         assert_eq!(format!("{:?}", policy.layers), layers);
         let counters = rig.shared.host.counters(id).unwrap();
-        assert_eq!(counters.layers.iter().map(|layer| &*layer.name).collect::<Vec<_>>(), ["acl", "vnet"]);
+        assert_eq!(counters.layers.iter().map(|layer| &*layer.name).collect::<Vec<_>>(), ["acl", "answers", "vnet"]);
         // The entry that an agent would fetch again is not kept, the other is in force.
         let entries =
             rig.shared.host.call(0, |switch, _| switch.mapping("blue").map(|table| table.len())).unwrap();

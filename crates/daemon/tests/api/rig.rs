@@ -166,6 +166,8 @@ pub fn operations(text: &str) -> Vec<v1::Operation> {
     resources.targets.into_iter().for_each(|(name, item)| put(name, Resource::Targets(item)));
     resources.prefixes.into_iter().for_each(|(name, item)| put(name, Resource::Prefixes(item)));
     resources.meters.into_iter().for_each(|(name, item)| put(name, Resource::Meter(item)));
+    resources.leases.into_iter().for_each(|(name, item)| put(name, Resource::Leases(item)));
+    resources.dns.into_iter().for_each(|(name, item)| put(name, Resource::Dns(item)));
     for (name, mut port) in document.ports {
         let layers = std::mem::take(&mut port.layers);
         if !port.mac.is_empty() {

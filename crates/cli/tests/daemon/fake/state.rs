@@ -36,6 +36,8 @@ pub fn operations(document: Document) -> Vec<Op> {
     resources.targets.into_iter().for_each(|(name, it)| resource(name, Resource::Targets(it)));
     resources.prefixes.into_iter().for_each(|(name, it)| resource(name, Resource::Prefixes(it)));
     resources.meters.into_iter().for_each(|(name, it)| resource(name, Resource::Meter(it)));
+    resources.leases.into_iter().for_each(|(name, it)| resource(name, Resource::Leases(it)));
+    resources.dns.into_iter().for_each(|(name, it)| resource(name, Resource::Dns(it)));
     for (name, mut port) in document.ports {
         let layers = std::mem::take(&mut port.layers);
         if !port.mac.is_empty() {
@@ -272,6 +274,8 @@ impl Staged {
             Resource::Targets(targets) => (Kind::Targets, Content::Targets(targets)),
             Resource::Prefixes(prefixes) => (Kind::Prefixes, Content::Prefixes(prefixes)),
             Resource::Meter(meter) => (Kind::Meter, Content::Meter(meter)),
+            Resource::Leases(table) => (Kind::Leases, Content::Leases(table)),
+            Resource::Dns(table) => (Kind::Dns, Content::Dns(table)),
         };
         let named = Ref { kind: kind.into(), name, ..Ref::default() };
         if self.may(&named) {

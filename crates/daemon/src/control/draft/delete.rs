@@ -105,6 +105,8 @@ impl Draft<'_> {
             | v1::Kind::Targets
             | v1::Kind::Prefixes
             | v1::Kind::Meter
+            | v1::Kind::Leases
+            | v1::Kind::Dns
             | v1::Kind::Metadata => {
                 // Numbers of the others move: everything is converted anew, and what still names it is found.
                 self.must_rebuild = true;
