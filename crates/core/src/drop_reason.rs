@@ -109,6 +109,12 @@ drop_reasons! {
     BadDns = 39, "bad-dns";
     /// An answer would be longer than the client, or an Ethernet link, takes.
     AnswerTooLong = 40, "answer-too-long";
+    /// The packet waited for an entry of a mapping table, and the controller of the table did not answer in time.
+    MappingTimedOut = 41, "mapping-timed-out";
+    /// The packet should wait for an entry of a mapping table, and as many packets or bytes of its port wait as may.
+    WaitQueueFull = 42, "wait-queue-full";
+    /// The packet needs an entry that its mapping table lacks, and the controller cannot be asked: the port asks for as many keys as it may, or too many events wait to be read.
+    TooManyMisses = 43, "too-many-misses";
 }
 
 #[cfg(test)]

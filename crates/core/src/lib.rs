@@ -18,6 +18,7 @@
 //! | [`transposition`] | how header changes compose, and the edit that applies them to bytes |
 //! | [`port`] | one virtual NIC: its program, its state, resolve and commit |
 //! | [`switch`] | the ports of one worker, forwarding between them |
+//! | [`event`] | what it tells whoever subscribed |
 //! | [`simulate`] | the explained resolution: `Trace` |
 //! | [`stats`] | counters |
 //! | [`inspect`] | flows, drops, limits, captures: what a switch tells about itself |
@@ -33,6 +34,7 @@ pub mod action;
 pub mod address;
 pub mod classify;
 pub mod drop_reason;
+pub mod event;
 pub mod flow;
 mod hash;
 pub mod inspect;

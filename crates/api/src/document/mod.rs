@@ -18,7 +18,9 @@ pub use condition::{Condition, Scalar, Value};
 pub use field::{FieldName, HeaderField, Scope, ValueKind};
 pub use layer::{ContextDirection, DefaultAction, Group, Layer, ReverseTunnel, Rule, Selection, Stateful};
 pub use names::{DnsData, DnsOwner, DnsRecord, DnsTable, LeaseEntry, LeaseTable, UnknownNames};
-pub use resource::{Mapping, MappingEntry, Meter, MeterCounts, PrefixSet, Resources, Target, TargetSet};
+pub use resource::{
+    Mapping, MappingEntry, Meter, MeterCounts, OnMiss, PrefixSet, Resources, Target, TargetSet,
+};
 pub use respond::{
     Dhcp, DhcpLease, DhcpOption, Dhcpv6, Dhcpv6Lease, MacSource, Preference, Prefix, Respond, Route,
     RouterAdvertisement,

@@ -34,8 +34,24 @@ pub struct Resources {
 pub struct Mapping {
     /// Its name.
     pub name: At<Name>,
+    /// What happens to packets that need an entry which is not there.
+    pub on_miss: OnMiss,
+    /// How long the controller has to answer, in nanoseconds; `None` takes the default.
+    pub answer_within: Option<At<u64>>,
     /// Its entries.
     pub entries: Vec<MappingEntry>,
+}
+
+/// What happens to packets that need an entry which is not there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnMiss {
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// They are dropped, and the controller is told.
+    Event,
+    /// They wait until the controller has answered.
+    Wait,
 }
 
 /// One entry of a mapping table.
@@ -105,6 +121,10 @@ pub enum MeterCounts {
     Forwarded,
 }
 
+/// The shortest time that a controller can be given to answer, in nanoseconds,
+const MIN_ANSWER: u64 = 10_000_000;
+/// and the longest.
+const MAX_ANSWER: u64 = 60_000_000_000;
 /// The most targets of one set (a slot of the lookup table names its target in 16 bits).
 const MAX_TARGETS: usize = 65_535;
 
@@ -152,13 +172,36 @@ impl Decoder<'_> {
     }
 
     pub(crate) fn mapping(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Mapping> {
-        let fields = self.fields(tree, "a mapping table", &["entries"])?;
+        let fields = self.fields(tree, "a mapping table", &["entries", "on-miss", "answer-within"])?;
         let items = fields.optional("entries").map(|tree| self.list(tree, "entries")).unwrap_or_default();
         let mut entries = Vec::with_capacity(items.len());
         for item in items {
             entries.extend(self.mapping_entry(item));
         }
-        Some(Mapping { name, entries })
+        let words = [("drop", OnMiss::Drop), ("event", OnMiss::Event), ("wait", OnMiss::Wait)];
+        let on_miss =
+            fields.optional("on-miss").and_then(|tree| self.word(tree, "what happens on a miss", &words));
+        let on_miss = on_miss.map(|word| word.value).unwrap_or_default();
+        let answer_within = fields.optional("answer-within").and_then(|tree| self.answer_within(tree));
+        if let (Some(within), OnMiss::Drop) = (answer_within, on_miss) {
+            let help = "write `on-miss: wait` or `on-miss: event` beside it, or leave it out";
+            self.error(Code::Conflict, within.span, "nobody is asked where a miss drops", help);
+        }
+        Some(Mapping { name, on_miss, answer_within, entries })
+    }
+
+    fn answer_within(&mut self, tree: &Tree<'_>) -> Option<At<u64>> {
+        let within = self.duration(tree)?;
+        if !(MIN_ANSWER..=MAX_ANSWER).contains(&within.value) {
+            self.error(
+                Code::OutOfRange,
+                within.span,
+                "the time to answer is out of range",
+                "give 10ms to 60s",
+            );
+            return None;
+        }
+        Some(within)
     }
 
     pub(crate) fn mapping_entry(&mut self, tree: &Tree<'_>) -> Option<MappingEntry> {

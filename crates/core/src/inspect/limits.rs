@@ -29,12 +29,30 @@ pub struct LimitUse {
 pub(crate) struct Full {
     pub(crate) times: u64,
     pub(crate) last: Option<Instant>,
+    /// It is full, and was not emptied since.
+    is_reached: bool,
+    /// Nobody was told.
+    is_news: bool,
 }
 
 impl Full {
     pub(crate) fn note(&mut self, now: Instant) {
         self.times += 1;
         self.last = Some(now);
+        self.is_news |= !self.is_reached;
+        self.is_reached = true;
+    }
+
+    /// True once after the table has become full.
+    pub(crate) fn take_news(&mut self) -> bool {
+        core::mem::take(&mut self.is_news)
+    }
+
+    /// A table that is used to less than nine tenths may become full again.
+    pub(crate) fn rearm(&mut self, used: usize, limit: usize) {
+        if self.is_reached && used < limit - limit / 10 {
+            (self.is_reached, self.is_news) = (false, false);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! a walk through the layers (`resolve`) whose plan is then committed (`commit`). It edits no bytes and
 //! forwards nothing: that is the switch's part.
 
+mod asking;
 mod commit;
 mod conversation;
 mod counters;
@@ -18,6 +19,9 @@ mod slab;
 pub use inspect::LayerFlowInfo;
 pub use layer_flow::Tuple;
 
+pub use asking::{MAX_MISSES, MAX_WAITING_BYTES, MAX_WAITING_PACKETS};
+
+pub(crate) use asking::Asking;
 pub(crate) use commit::{Caching, Committed, Egress};
 pub(crate) use flow_list::FlowWalk;
 pub(crate) use layer_flow::LayerPair;
@@ -89,6 +93,8 @@ pub(crate) struct Port {
     meters: Vec<MeterState>,
     /// Slots whose rules are gone, each with the walk around the flow table that had begun then.
     retiring: VecDeque<(Retirement, u64)>,
+    /// What it asks controllers for.
+    pub(crate) asking: Asking,
     pub(crate) drops: DropCounters,
     pub(crate) drop_log: DropLog,
     pub(crate) flow_counters: FlowCounters,
@@ -129,6 +135,7 @@ impl Port {
             counters: CounterTable::default(),
             meters: Vec::new(),
             retiring: VecDeque::new(),
+            asking: Asking::default(),
             drops: DropCounters::default(),
             drop_log: DropLog::new(hasher),
             flow_counters: FlowCounters::default(),

@@ -17,7 +17,7 @@ use super::layer_flow::LayerFlowTable;
 use crate::flow::Direction;
 use crate::inspect::Full;
 use crate::layer::{Name, Program};
-use crate::resource::{LiveMappings, MAX_MAPPINGS};
+use crate::resource::{LiveMappings, MAX_MAPPINGS, MappingChange};
 use crate::stats::{Count, Slot};
 
 impl Port {
@@ -32,12 +32,16 @@ impl Port {
     }
 
     /// Replaces the program, and changes of the live mapping tables what changed in their declaration; they must have
-    /// room ([`Port::check_install`]). Returns the program that ran before.
+    /// room ([`Port::check_install`]). Returns the program that ran before, and the changes.
     ///
     /// Where `program` follows the one that runs, nothing is carried and nothing is folded: counts lie where they lay
     /// ([`crate::layer`]), tables are those of before.
-    pub(crate) fn install(&mut self, program: Arc<Program>, live: &mut LiveMappings) -> Option<Arc<Program>> {
-        let (numbers, _) = live.bind(&program.resources.mappings);
+    pub(crate) fn install(
+        &mut self,
+        program: Arc<Program>,
+        live: &mut LiveMappings,
+    ) -> (Option<Arc<Program>>, Vec<(u32, MappingChange)>) {
+        let (numbers, changes) = live.bind(&program.resources.mappings);
         live.unbind(&core::mem::replace(&mut self.mappings, numbers));
         match &self.program {
             Some(before) if program.follows(before) => {
@@ -52,7 +56,7 @@ impl Port {
         self.carry_layer_tables(&program);
         let before = self.program.replace(program);
         self.raise_generation();
-        before
+        (before, changes)
     }
 
     /// Carries counts by name, from a program of which `new` knows nothing.

@@ -60,6 +60,8 @@ pub(crate) struct Resolution {
     pub(crate) meters: Vec<(MeterId, Box<[Option<Value>]>)>,
     /// Mappings that the walk read.
     pub(crate) depends: Vec<Dependency>,
+    /// The mapping for lack of which the packet is dropped.
+    pub(crate) missing: Option<Dependency>,
     /// Layer flows that answered: table, pair.
     pub(crate) met: Vec<(u32, u32)>,
     /// Pairs that an update left valid under another rule: table, pair, what they now have from it.
@@ -184,6 +186,7 @@ impl Port {
                 slots: Vec::new(),
                 meters: Vec::new(),
                 depends: Vec::new(),
+                missing: None,
                 met: Vec::new(),
                 moved: Vec::new(),
                 ended: Vec::new(),
@@ -473,7 +476,13 @@ impl<'a> Walk<'a> {
             self.metadata.set(key, value);
         }
         match effect.outcome {
-            Outcome::Drop(reason) => return self.drop(reason, Some(slot), who.place(layer)),
+            Outcome::Drop(reason) => {
+                if reason == DropReason::MappingMiss {
+                    let missing = self.dependency(effect.looked_up.as_ref());
+                    self.plan.missing = missing.filter(Dependency::is_absent);
+                }
+                return self.drop(reason, Some(slot), who.place(layer));
+            }
             // The responder has declined: its rule let the packet pass.
             Outcome::Reply(_) if self.declined > 0 => self.declined -= 1,
             Outcome::Reply(reply) => {

@@ -23,6 +23,7 @@ use hashbrown::{HashMap, HashTable, hash_table};
 
 use super::{
     MAX_MAPPINGS, Mapping, MappingChange, MappingError, MappingId, MappingKey, MappingTable, MappingUpdate,
+    OnMiss,
 };
 use crate::hash::{TableHasher, table_hasher};
 use crate::layer::Name;
@@ -44,6 +45,7 @@ pub struct LiveMapping {
     shards: Box<[HashTable<Entry>]>,
     hasher: TableHasher,
     count: usize,
+    on_miss: OnMiss,
     /// What the last publication declared.
     declared: Option<Arc<MappingTable>>,
     /// Ports whose policy names it.
@@ -55,12 +57,26 @@ pub struct LiveMapping {
 impl LiveMapping {
     fn new(name: Name, hasher: TableHasher) -> Self {
         let shards = (0..SHARDS).map(|_| HashTable::new()).collect();
-        LiveMapping { name, shards, hasher, count: 0, declared: None, users: 0, is_kept: false }
+        LiveMapping {
+            name,
+            shards,
+            hasher,
+            count: 0,
+            on_miss: OnMiss::Drop,
+            declared: None,
+            users: 0,
+            is_kept: false,
+        }
     }
 
     /// The table's name.
     pub fn name(&self) -> &Name {
         &self.name
+    }
+
+    /// What happens to packets that miss.
+    pub fn on_miss(&self) -> OnMiss {
+        self.on_miss
     }
 
     /// How many mappings there are.
@@ -175,6 +191,31 @@ pub(crate) struct Dependency {
     stamp: u64,
 }
 
+impl Dependency {
+    pub(crate) const fn table(&self) -> u32 {
+        self.table
+    }
+
+    pub(crate) const fn key(&self) -> &MappingKey {
+        &self.key
+    }
+
+    /// The entry was not there.
+    pub(crate) const fn is_absent(&self) -> bool {
+        self.stamp == 0
+    }
+}
+
+/// What [`LiveMappings::replace`] did.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    pub(crate) number: u32,
+    pub(crate) update: MappingUpdate,
+    pub(crate) changes: Vec<MappingChange>,
+    /// What happens to packets that miss is not what it was.
+    pub(crate) has_other_misses: bool,
+}
+
 /// The entries that a cached answer relies on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dependencies {
@@ -204,8 +245,13 @@ impl LiveMappings {
         self.table(*self.by_name.get(name)?)
     }
 
-    fn table(&self, number: u32) -> Option<&LiveMapping> {
+    pub(crate) fn table(&self, number: u32) -> Option<&LiveMapping> {
         self.tables.get(number as usize)?.as_ref()
+    }
+
+    /// The name of a table.
+    pub(crate) fn name(&self, number: u32) -> Name {
+        self.table(number).map_or_else(|| Name::from(""), |table| table.name.clone())
     }
 
     fn table_mut(&mut self, number: u32) -> Option<&mut LiveMapping> {
@@ -251,27 +297,26 @@ impl LiveMappings {
         &mut self,
         name: &str,
         changes: &[MappingChange],
-    ) -> Result<MappingUpdate, MappingError> {
+    ) -> Result<(u32, MappingUpdate), MappingError> {
         let number = *self.by_name.get(name).ok_or(MappingError::NoSuchTable)?;
         let has_room = self.table(number).is_some_and(|table| table.has_room(changes));
-        if has_room { Ok(self.change(number, changes)) } else { Err(MappingError::TooMany) }
+        if has_room { Ok((number, self.change(number, changes))) } else { Err(MappingError::TooMany) }
     }
 
     /// Gives the table of `content`'s name exactly that content, and keeps it until it is removed.
-    pub(crate) fn replace(
-        &mut self,
-        content: &MappingTable,
-    ) -> Result<(MappingUpdate, Vec<MappingChange>), MappingError> {
+    pub(crate) fn replace(&mut self, content: &MappingTable) -> Result<Replaced, MappingError> {
         if content.len() > MAX_MAPPINGS {
             return Err(MappingError::TooMany);
         }
         let number = self.find_or_insert(&content.name);
         let Some(table) = self.table_mut(number) else { return Err(MappingError::NoSuchTable) };
         table.is_kept = true;
+        let has_other_misses = core::mem::replace(&mut table.on_miss, content.on_miss) != content.on_miss;
         let gone = table.iter().map(|(key, _)| *key).filter(|key| content.lookup(key).is_none());
         let mut changes: Vec<MappingChange> = gone.map(MappingChange::Remove).collect();
         changes.extend(content.iter().map(|(key, mapping)| MappingChange::Put(*key, *mapping)));
-        Ok((self.change(number, &changes), changes))
+        let update = self.change(number, &changes);
+        Ok(Replaced { number, update, changes, has_other_misses })
     }
 
     /// Removes a table that no port names.
@@ -303,6 +348,7 @@ impl LiveMappings {
             if let Some(table) = self.table_mut(number) {
                 table.users += 1;
                 let changes = table.declared_changes(declared);
+                table.on_miss = declared.on_miss;
                 table.declared = Some(Arc::clone(declared));
                 self.change(number, &changes);
                 all.extend(changes.into_iter().map(|change| (number, change)));
@@ -434,7 +480,7 @@ mod tests {
         let mut live = tables();
         let (numbers, _) = live.bind(&[declared(&[(1, 1), (2, 2)])]);
         let pushed = [put(3, 3), put(2, 9), MappingChange::Remove(key(1))];
-        let update = live.update("blue", &pushed).unwrap();
+        let (_, update) = live.update("blue", &pushed).unwrap();
         assert_eq!(update, MappingUpdate { added: 1, replaced: 1, removed: 1, unchanged: 0 });
         // The same again: nothing comes back that was removed, nothing goes that was pushed.
         let (again, _) = live.bind(&[declared(&[(1, 1), (2, 2)])]);
@@ -455,10 +501,10 @@ mod tests {
         assert_eq!(live.remove("blue"), Err(MappingError::InUse));
         live.unbind(&numbers);
         assert_eq!(content(&live), [(1, 1)]);
-        let (update, _) = live.replace(&declared(&[(2, 2)])).unwrap();
+        let update = live.replace(&declared(&[(2, 2)])).unwrap().update;
         assert_eq!(update, MappingUpdate { added: 1, replaced: 0, removed: 1, unchanged: 0 });
         assert_eq!(live.remove("blue"), Ok(()));
-        assert_eq!(live.update("blue", &[]), Err(MappingError::NoSuchTable));
+        assert_eq!(live.update("blue", &[]).err(), Some(MappingError::NoSuchTable));
     }
 
     #[test]
@@ -485,12 +531,12 @@ mod tests {
         let mut live = tables();
         let fill: Vec<MappingChange> = (0..MAX_MAPPINGS as u32).map(|number| put(number, 1)).collect();
         live.replace(&declared(&[])).unwrap();
-        assert_eq!(live.update("blue", &fill).unwrap().added, MAX_MAPPINGS);
-        assert_eq!(live.update("blue", &[put(0, 2), put(u32::MAX, 1)]), Err(MappingError::TooMany));
+        assert_eq!(live.update("blue", &fill).unwrap().1.added, MAX_MAPPINGS);
+        assert_eq!(live.update("blue", &[put(0, 2), put(u32::MAX, 1)]).err(), Some(MappingError::TooMany));
         assert_eq!(live.get("blue").unwrap().lookup(&key(0)), Some(&mapping(1)), "nothing was changed");
         assert!(live.without_room(&[declared(&[(u32::MAX, 1)])]).is_some());
         let exchange = [MappingChange::Remove(key(0)), put(u32::MAX, 1), put(1, 7)];
-        let update = live.update("blue", &exchange).unwrap();
+        let (_, update) = live.update("blue", &exchange).unwrap();
         assert_eq!(update, MappingUpdate { added: 1, replaced: 1, removed: 1, unchanged: 0 });
     }
 }

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 
 use crate::address::MacAddr;
 use crate::layer::Name;
+use crate::time::Duration;
 
 /// The most entries of one live table.
 pub const MAX_MAPPINGS: usize = 1 << 20;
@@ -31,18 +32,47 @@ pub struct Mapping {
     pub tenant: Option<u32>,
 }
 
+/// What happens to a packet that needs an entry which is not there, while somebody listens; without, it is dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnMiss {
+    /// It is dropped, and nobody is told.
+    #[default]
+    Drop,
+    /// It is dropped, and the controller is told: once, until it answers or this time is over.
+    Event(Duration),
+    /// The controller is told so, and the packet waits for the answer, this long at most.
+    Wait(Duration),
+}
+
+impl OnMiss {
+    /// How long the controller has to answer; `None` when it is not asked.
+    pub const fn patience(self) -> Option<Duration> {
+        match self {
+            OnMiss::Drop => None,
+            OnMiss::Event(within) | OnMiss::Wait(within) => Some(within),
+        }
+    }
+}
+
 /// A table of mappings as policy declares it; a key that is absent is a miss.
 #[derive(Clone, Debug)]
 pub struct MappingTable {
     /// Unique on the port.
     pub name: Name,
+    /// What happens to packets that miss.
+    pub on_miss: OnMiss,
     entries: HashMap<MappingKey, Mapping, rapidhash::fast::RandomState>,
 }
 
 impl MappingTable {
     /// A table of `entries`; of equal keys the last one stays.
     pub fn new(name: Name, entries: impl IntoIterator<Item = (MappingKey, Mapping)>) -> Self {
-        MappingTable { name, entries: entries.into_iter().collect() }
+        MappingTable { name, on_miss: OnMiss::Drop, entries: entries.into_iter().collect() }
+    }
+
+    /// The same with another [`OnMiss`].
+    pub fn on_miss(self, on_miss: OnMiss) -> Self {
+        MappingTable { on_miss, ..self }
     }
 
     /// The mapping of `key`.

@@ -18,7 +18,7 @@ pub use lease::{Lease, LeaseTable};
 pub(crate) use live::{Dependencies, Dependency, LiveMappings};
 pub use live::{LiveMapping, Lookup, Mappings};
 pub use mapping::{
-    MAX_MAPPINGS, Mapping, MappingChange, MappingError, MappingKey, MappingTable, MappingUpdate,
+    MAX_MAPPINGS, Mapping, MappingChange, MappingError, MappingKey, MappingTable, MappingUpdate, OnMiss,
 };
 pub use prefix_set::PrefixSet;
 pub(crate) use target_set::mix;

@@ -15,8 +15,8 @@ use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
 use crate::packet::{Answered, Packet, Parsed, parse, parse_opaque};
 use crate::port::{Egress, Entry, LayerPair, Lookup, Planned, Port};
-use crate::resource::LiveMappings;
-use crate::switch::{PortId, Switch, header_len, is_too_big, max_frame};
+use crate::resource::{LiveMappings, MappingKey};
+use crate::switch::{Judgement, PortId, Switch, header_len, is_too_big, max_frame};
 use crate::time::Instant;
 use crate::transposition::{Edit, Transposition};
 
@@ -161,6 +161,13 @@ pub enum TraceOutcome {
     Reply(Reply),
     /// A responder takes it and there is nothing to answer.
     Consumed,
+    /// It waits until its controller has answered for this key of a mapping table.
+    Wait {
+        /// The table.
+        mapping: Name,
+        /// The key.
+        key: MappingKey,
+    },
     /// It is dropped.
     Drop(DropReason),
 }
@@ -290,11 +297,22 @@ impl Switch {
             plan = port.resolve_after(program, &entry, pending, &mut recorder);
         }
         trace.layers = recorder.nodes;
-        trace.transposition = plan.transposition;
+        trace.transposition = plan.transposition.clone();
         let entered = packet.len();
         let mut packet = packet.clone();
         match plan.outcome.clone() {
-            Planned::Drop(reason) => trace.outcome = TraceOutcome::Drop(reason),
+            Planned::Drop(reason) => {
+                // Only a packet that enters the port waits; a reply on its way back does not.
+                let judgement = self.judge_miss(port, &plan, packet.len()).filter(|_| !is_reply);
+                trace.outcome = match (judgement, plan.missing) {
+                    (Some(Judgement::Wait), Some(missing)) => TraceOutcome::Wait {
+                        mapping: self.live_mappings().name(missing.table()),
+                        key: *missing.key(),
+                    },
+                    (Some(Judgement::Drop(reason)), _) => TraceOutcome::Drop(reason),
+                    _ => TraceOutcome::Drop(reason),
+                };
+            }
             Planned::Reply(..) if is_reply => {
                 trace.outcome = TraceOutcome::Drop(DropReason::CannotRespond);
             }

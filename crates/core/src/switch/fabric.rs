@@ -86,6 +86,11 @@ impl Fabric {
         self.uplinks.len()
     }
 
+    /// The uplink that was added first.
+    pub(super) fn first_uplink(&self) -> Option<PortId> {
+        self.uplinks.first().map(|uplink| uplink.id)
+    }
+
     pub(super) fn uplink_mut(&mut self, id: PortId) -> Option<&mut UplinkState> {
         self.uplinks.iter_mut().find(|uplink| uplink.id == id)
     }

@@ -7,7 +7,8 @@
 
 use alloc::vec::Vec;
 
-use super::receive::{Entered, Pending, Scratch, lost};
+use super::measure::lost;
+use super::receive::{Entered, Pending, Scratch};
 use super::{AddPortError, Output, PortConfig, PortId, Switch};
 use crate::flow::Direction;
 use crate::packet::Packet;

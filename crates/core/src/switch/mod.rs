@@ -4,19 +4,26 @@ mod fabric;
 mod handover;
 mod inspect;
 mod mappings;
+mod measure;
+mod misses;
 mod receive;
+mod resume;
 mod tap;
 mod underlay;
 
 pub use crate::port::{LayerFlowInfo, Tuple};
+pub use crate::port::{MAX_MISSES, MAX_WAITING_BYTES, MAX_WAITING_PACKETS};
 pub use fabric::UplinkCounters;
 pub use handover::Handover;
+pub use resume::{InjectError, MAX_INJECTED};
 pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
 pub(crate) use fabric::Fabric;
-pub(crate) use receive::{header_len, is_too_big, max_frame};
+pub(crate) use measure::{header_len, is_too_big, max_frame};
+pub(crate) use misses::Judgement;
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -25,16 +32,19 @@ use hashbrown::HashMap;
 
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
+use crate::event::{Events, Interests};
 use crate::flow::Direction;
 use crate::inspect::Captures;
 use crate::layer::{Compiler, Name, Policy, Program};
 use crate::packet::Packet;
-use crate::port::Port;
+use crate::port::{Port, Resolution};
 use crate::resource::LiveMappings;
 use crate::stats::{Count, DropCounters, PortCounters};
 use crate::time::{Duration, Instant};
 
+use misses::Misses;
 use receive::Pending;
+use resume::Entering;
 
 /// The number of a port or uplink, chosen by who makes it, never reused while flows may remember it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -105,6 +115,8 @@ pub struct Output {
     pub made: usize,
     /// Underlay addresses whose next hop must be resolved (ARP, ND); the daemon asks the kernel.
     pub resolve: Vec<IpAddr>,
+    /// What happened that somebody subscribed to.
+    pub events: Events,
 }
 
 impl Output {
@@ -131,6 +143,12 @@ pub struct Switch {
     fabric: Fabric,
     compiler: Compiler,
     mappings: LiveMappings,
+    interests: Interests,
+    misses: Misses,
+    /// Packets that enter with the next [`Switch::resume`].
+    entering: VecDeque<Entering>,
+    /// How many of them are injected.
+    injected: usize,
     /// Packets on their way to a side of a port; empty between calls.
     pending: Vec<Pending>,
     captures: Captures,
@@ -148,6 +166,10 @@ impl Switch {
             fabric: Fabric::default(),
             compiler: Compiler::new(),
             mappings: LiveMappings::new(config.seed),
+            interests: Interests::default(),
+            misses: Misses::default(),
+            entering: VecDeque::new(),
+            injected: 0,
             pending: Vec::new(),
             captures: Captures::default(),
         }
@@ -168,6 +190,7 @@ impl Switch {
         if let Some(port) = &port {
             self.mappings.unbind(&port.mappings);
         }
+        self.answer_orphans();
         let existed = port.is_some() | self.fabric.remove(id);
         self.raise_generations();
         existed
@@ -225,8 +248,13 @@ impl Switch {
     pub fn install(&mut self, id: PortId, program: Arc<Program>) -> Result<Installed, PublishError> {
         self.check_install(id, &program)?;
         let port = self.ports.get_mut(&id).ok_or(PublishError::NoSuchPort)?;
-        let retired = port.install(program, &mut self.mappings);
-        Ok(Installed { generation: Generation(port.generation), retired })
+        let (retired, changes) = port.install(program, &mut self.mappings);
+        let generation = Generation(port.generation);
+        for (number, change) in changes {
+            self.answer(number, &[change]);
+        }
+        self.answer_orphans();
+        Ok(Installed { generation, retired })
     }
 
     /// What [`Switch::install`] would say.
@@ -283,6 +311,13 @@ impl Switch {
 
     pub(crate) fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(&id).map(|port| &**port)
+    }
+
+    /// What becomes of a packet of `length` bytes whose plan on `port` lacks a mapping that somebody is asked for.
+    pub(crate) fn judge_miss(&self, port: &Port, plan: &Resolution, length: usize) -> Option<Judgement> {
+        let missing = plan.missing.as_ref()?;
+        misses::patience(missing, &self.mappings, &self.interests)?;
+        Some(self.misses.judge(missing, &self.mappings, &port.asking, length))
     }
 
     pub(crate) fn live_mappings(&self) -> &LiveMappings {

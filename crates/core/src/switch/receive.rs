@@ -5,13 +5,22 @@
 
 mod reply;
 
+use alloc::boxed::Box;
+
+use super::measure::{
+    guest_count, has_fate_of_its_flow, header_end, header_len, is_cacheable, is_lasting, is_too_big, lost,
+    max_frame, segments_count,
+};
+use super::misses::patience;
+use super::resume::{Entering, Reason};
 use super::tap::{Threshold, tap_layers};
 use super::{Fabric, Output, PortId, Switch};
 use crate::drop_reason::DropReason;
-use crate::flow::{Direction, Fragment, HeaderStack, L4, Ufid};
+use crate::event::Interests;
+use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::inspect::Lost;
 use crate::layer::{MalformedPolicy, Program};
-use crate::packet::{Batch, Offload, Packet, Parsed, parse_opaque};
+use crate::packet::{Batch, Packet, Parsed, parse_opaque};
 use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Resolution};
 use crate::resource::{LiveMappings, MeterCounts};
 use crate::stats::Count;
@@ -42,6 +51,8 @@ enum Fate {
     Drop,
     /// A responder took it and there is nothing to answer.
     Consumed,
+    /// It needs a mapping that this plan lacks, and somebody is asked for it.
+    Ask(Box<Resolution>),
 }
 
 /// A packet's headers and key, in places that the next packet uses again: to make them anew, and to move them,
@@ -71,13 +82,15 @@ impl Reading {
 }
 
 /// One packet's crossing of one side of a port.
-struct Crossing<'a> {
-    fabric: &'a Fabric,
-    mappings: &'a LiveMappings,
-    now: Instant,
-    id: PortId,
-    direction: Direction,
-    ingress: PortId,
+pub(super) struct Crossing<'a> {
+    pub(super) fabric: &'a Fabric,
+    pub(super) mappings: &'a LiveMappings,
+    pub(super) interests: &'a Interests,
+    pub(super) reason: Reason,
+    pub(super) now: Instant,
+    pub(super) id: PortId,
+    pub(super) direction: Direction,
+    pub(super) ingress: PortId,
 }
 
 impl Switch {
@@ -104,9 +117,13 @@ impl Switch {
             if TAPS {
                 self.captures.hold(packet.frame());
             }
-            let entered = match is_uplink {
-                true => self.enter_from_network::<TAPS>(now, from, packet, &mut scratch, output),
-                false => self.enter_from_guest::<TAPS>(now, from, packet, &mut scratch, output),
+            let entered = if is_uplink {
+                self.enter_from_network::<TAPS>(now, from, packet, &mut scratch, output)
+            } else {
+                let (direction, reason) = (Direction::Outbound, Reason::Received);
+                let entering = Entering { port: from, direction, ingress: from, packet, reason };
+                let reading = Reading::of(&entering.packet, &mut scratch);
+                self.cross_port::<TAPS>(now, entering, reading, &mut scratch, output)
             };
             if TAPS {
                 self.tap_received(now, from, entered);
@@ -128,34 +145,22 @@ impl Switch {
         }
     }
 
-    fn enter_from_guest<const TAPS: bool>(
+    /// Takes a packet that was not received just now through one side of a port, and wherever it goes from there. It
+    /// takes no turn.
+    pub(super) fn enter_later(
         &mut self,
         now: Instant,
-        from: PortId,
-        mut packet: Packet,
+        entering: Entering,
         scratch: &mut Scratch,
         output: &mut Output,
-    ) -> Entered {
-        let Some(port) = self.ports.get_mut(&from) else {
-            self.fabric.lose_ownerless(Direction::Outbound, &lost(now, &packet, None));
-            return self.discard::<TAPS>(now, (from, Direction::Outbound), packet, output);
-        };
-        let crossing = Crossing {
-            fabric: &self.fabric,
-            mappings: &self.mappings,
-            now,
-            id: from,
-            direction: Direction::Outbound,
-            ingress: from,
-        };
-        if TAPS {
-            tap_layers(&mut self.captures, port, &crossing.threshold(), &packet);
-        }
-        let reading = Reading::of(&packet, scratch);
-        match crossing.cross(port, &mut packet, reading, scratch, output) {
-            Fate::Drop => self.discard::<TAPS>(now, (from, Direction::Outbound), packet, output),
-            Fate::Consumed => Self::consume(from, packet, output),
-            Fate::Forward(egress) => self.forward::<TAPS>(now, from, egress, packet, output),
+    ) {
+        let reading = Reading::of(&entering.packet, scratch);
+        if self.captures.are_running() {
+            self.cross_port::<true>(now, entering, reading, scratch, output);
+            self.enter_pending::<true>(now, scratch, output);
+        } else {
+            self.cross_port::<false>(now, entering, reading, scratch, output);
+            self.enter_pending::<false>(now, scratch, output);
         }
     }
 
@@ -211,7 +216,8 @@ impl Switch {
         }
     }
 
-    /// Takes a packet, whose headers are in `scratch` as `reading` says, through one side of a port.
+    /// Takes a packet that comes from another port or an uplink, and whose headers are in `scratch` as `reading`
+    /// says, through one side of a port.
     fn enter<const TAPS: bool>(
         &mut self,
         now: Instant,
@@ -221,23 +227,59 @@ impl Switch {
         output: &mut Output,
     ) -> Entered {
         let Pending { to, direction, ingress, mut packet } = next;
-        let Some(port) = self.ports.get_mut(&to) else {
+        if !self.ports.contains_key(&to) {
             return self.hand_over::<TAPS>(now, Pending { to, direction, ingress, packet }, output);
-        };
-        let crossing =
-            Crossing { fabric: &self.fabric, mappings: &self.mappings, now, id: to, direction, ingress };
+        }
         if !packet.take_turn() {
             let parsed = reading.0.is_ok().then_some(&scratch.parsed);
-            crossing.lose(port, DropReason::TooManyTurns, &packet, parsed);
+            let lost = lost(now, &packet, parsed);
+            match self.ports.get_mut(&to) {
+                Some(port) => port.lose(DropReason::TooManyTurns, direction, None, &lost),
+                None => self.fabric.lose_ownerless(direction, &lost),
+            }
             return self.discard::<TAPS>(now, (to, direction), packet, output);
         }
-        if TAPS {
+        let entering = Entering { port: to, direction, ingress, packet, reason: Reason::Received };
+        self.cross_port::<TAPS>(now, entering, reading, scratch, output)
+    }
+
+    /// Takes a packet, whose headers are in `scratch` as `reading` says, through one side of a port.
+    fn cross_port<const TAPS: bool>(
+        &mut self,
+        now: Instant,
+        entering: Entering,
+        reading: Reading,
+        scratch: &mut Scratch,
+        output: &mut Output,
+    ) -> Entered {
+        let Entering { port: id, direction, ingress, mut packet, reason } = entering;
+        let Some(port) = self.ports.get_mut(&id) else {
+            self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
+            return self.discard::<TAPS>(now, (id, direction), packet, output);
+        };
+        let (fabric, mappings, interests) = (&self.fabric, &self.mappings, &self.interests);
+        let crossing = Crossing { fabric, mappings, interests, reason, now, id, direction, ingress };
+        if TAPS && reason != Reason::InjectedPastLayers {
             tap_layers(&mut self.captures, port, &crossing.threshold(), &packet);
         }
-        match crossing.cross(port, &mut packet, reading, scratch, output) {
-            Fate::Drop => self.discard::<TAPS>(now, (to, direction), packet, output),
-            Fate::Consumed => Self::consume(to, packet, output),
-            Fate::Forward(egress) => self.forward::<TAPS>(now, to, egress, packet, output),
+        let fate = match reason {
+            Reason::InjectedPastLayers => crossing.pass_by(port, &mut packet, reading, scratch, output),
+            _ => crossing.cross(port, &mut packet, reading, scratch, output),
+        };
+        match fate {
+            Fate::Drop => self.discard::<TAPS>(now, (id, direction), packet, output),
+            Fate::Consumed => Self::consume(id, packet, output),
+            Fate::Forward(egress) => self.forward::<TAPS>(now, id, egress, packet, output),
+            Fate::Ask(plan) => {
+                let asked = crossing.ask(port, (&plan, &scratch.parsed), &packet, &mut self.misses, output);
+                if let Err(reason) = asked {
+                    let lost = lost(now, &packet, Some(&scratch.parsed));
+                    crossing.lose_planned(port, &plan, reason, None, &lost);
+                    return self.discard::<TAPS>(now, (id, direction), packet, output);
+                }
+                output.free.push(packet);
+                Entered { at: id, is_dropped: false }
+            }
         }
     }
 
@@ -406,8 +448,38 @@ impl Crossing<'_> {
         }
     }
 
-    /// The slow path: ask the layers, edit, commit, remember.
+    /// A packet that goes past the layers: forwarding alone decides.
+    fn pass_by(
+        &self,
+        port: &mut Port,
+        packet: &mut Packet,
+        reading: Reading,
+        scratch: &mut Scratch,
+        output: &mut Output,
+    ) -> Fate {
+        if let Err(reason) = reading.or_opaque(packet, scratch) {
+            return self.lose(port, reason, packet, None);
+        }
+        let entry = self.entry(&scratch.parsed, 0);
+        self.send_reply(port, packet, &scratch.parsed, &entry, output)
+    }
+
+    /// The slow path, and the news of tables that it filled.
     fn slow(
+        &self,
+        port: &mut Port,
+        packet: &mut Packet,
+        parsed: &Parsed,
+        caching: Option<Caching<'_>>,
+        output: &mut Output,
+    ) -> Fate {
+        let fate = self.ask_layers(port, packet, parsed, caching, output);
+        self.tell_limits(port, output);
+        fate
+    }
+
+    /// The slow path: ask the layers, edit, commit, remember.
+    fn ask_layers(
         &self,
         port: &mut Port,
         packet: &mut Packet,
@@ -427,10 +499,20 @@ impl Crossing<'_> {
         let entered = packet.len();
         let lost = lost(self.now, packet, Some(parsed));
         match plan.outcome.clone() {
-            Planned::Drop(reason) => {
+            Planned::Drop(mut reason) => {
+                let missing = plan.missing.as_ref();
+                let is_asked =
+                    missing.is_some_and(|missing| patience(missing, self.mappings, self.interests).is_some());
+                if is_asked && self.reason.may_ask() {
+                    return Fate::Ask(Box::new(plan));
+                }
+                if plan.missing.is_some() && self.reason == Reason::TimedOut {
+                    reason = DropReason::MappingTimedOut;
+                }
                 let changed = self.lose_planned(port, &plan, reason, stale, &lost);
                 // A layer flow that the walk met may end without notice, and then something else answers.
                 let is_cachable = !changed
+                    && !is_asked
                     && plan.met.is_empty()
                     && is_lasting(reason)
                     && plan.transposition.ttl_changes() == 0
@@ -537,85 +619,4 @@ impl Crossing<'_> {
         total.add(count);
         count
     }
-}
-
-/// Later fragments and ICMP messages that are no queries never use a cached answer (§5.1).
-fn is_cacheable(stack: &HeaderStack) -> bool {
-    stack.groups().iter().all(|group| {
-        let is_error = match group.flow_id.l4 {
-            Some(L4::Icmp(icmp) | L4::Icmpv6(icmp)) => icmp.id.is_none(),
-            _ => false,
-        };
-        group.extra.fragment != Fragment::Later && !is_error
-    })
-}
-
-/// Drops that hold for every packet of the flow until policy or state changes.
-fn is_lasting(reason: DropReason) -> bool {
-    matches!(
-        reason,
-        DropReason::Blocked | DropReason::MappingMiss | DropReason::NoTarget | DropReason::CannotTranspose
-    )
-}
-
-/// False for a packet that may be dropped earlier than others of its flow: for a congestion mark in an outer header
-/// (RFC 6040), or for being a fragment where headers are removed.
-fn has_fate_of_its_flow(stack: &HeaderStack) -> bool {
-    let congested = stack.groups().iter().rev().skip(1).any(|group| group.extra.ecn == 3);
-    !congested && stack.groups().iter().all(|group| group.extra.fragment == Fragment::None)
-}
-
-/// First byte after the innermost headers.
-fn header_end(parsed: &Parsed) -> usize {
-    parsed.layout.groups[parsed.stack.groups().len() - 1].end as usize
-}
-
-/// Header bytes of a packet that had `entered` bytes when it was parsed and now has `now`.
-pub(crate) fn header_len(parsed: &Parsed, entered: usize, now: usize) -> usize {
-    now - (entered - header_end(parsed).min(entered)).min(now)
-}
-
-/// What is known of a packet that is dropped; `parsed` is `None` where it could not be read.
-pub(super) fn lost<'p>(now: Instant, packet: &Packet, parsed: Option<&'p Parsed>) -> Lost<'p> {
-    let length = packet.len();
-    let count = match parsed {
-        Some(parsed) => guest_count(length, parsed, packet),
-        None => Count { packets: 1, bytes: length as u64 },
-    };
-    Lost { now, count, length, headers: parsed.map(|parsed| &parsed.stack) }
-}
-
-fn guest_count(len: usize, parsed: &Parsed, packet: &Packet) -> Count {
-    segments_count(len, len - header_end(parsed).min(len), &packet.offload)
-}
-
-/// A super-frame counts as the segments it stands for (§5.6).
-fn segments_count(len: usize, payload: usize, offload: &Offload) -> Count {
-    match offload.segmentation {
-        Some(segmentation) if segmentation.size > 0 => {
-            let segments = payload.div_ceil(segmentation.size as usize).max(1);
-            let headers = len - payload.min(len);
-            Count { packets: segments as u64, bytes: (len + (segments - 1) * headers) as u64 }
-        }
-        _ => Count { packets: 1, bytes: len as u64 },
-    }
-}
-
-/// The largest frame with these headers on a link whose packets have up to `mtu` bytes; no limit for 0.
-pub(crate) fn max_frame(mtu: u32, headers: &HeaderStack) -> u32 {
-    let l2 = headers.outermost().flow_id.l2.map_or(0, |l2| 14 + 4 * l2.tags.count() as u32);
-    if mtu == 0 { u32::MAX } else { mtu.saturating_add(l2) }
-}
-
-/// True when the frame, or a segment of the super-frame, is larger than the way out takes.
-pub(crate) fn is_too_big(egress: Egress, packet: &Packet, header_len: usize) -> bool {
-    let max_frame = match egress {
-        Egress::Nic { max_frame } | Egress::Uplink { max_frame, .. } => max_frame as usize,
-        Egress::Port { .. } | Egress::Multicast => return false,
-    };
-    let frame = match packet.offload.segmentation {
-        Some(segmentation) => packet.len().min(header_len + segmentation.size as usize),
-        None => packet.len(),
-    };
-    frame > max_frame
 }

@@ -10,11 +10,14 @@ use lamina_api::{At, Code, Diagnostic, Document, Source};
 use lamina_core::address::MacAddr;
 use lamina_core::layer::Name;
 use lamina_core::resource as core;
+use lamina_core::time::Duration;
 
 use super::{Converter, conditions};
 
 /// The core's limit of a meter's cells where the document names none.
 const DEFAULT_METER_LIMIT: usize = 4096;
+/// How long a controller has to answer for a missing entry where the document does not say.
+const DEFAULT_ANSWER: Duration = Duration::from_seconds(1);
 
 /// Every resource and metadata key, by name.
 pub(super) struct Tables {
@@ -93,9 +96,13 @@ impl Tables {
             |document| &document.resources.mappings,
             |mapping| &mapping.name,
             |a, b| {
-                same_items(&a.entries, &b.entries, |e| {
-                    (e.tenant, e.address.value, e.mac, e.remote, e.vni.map(|v| v.value))
-                })
+                let on_miss = |mapping: &document::Mapping| {
+                    (mapping.on_miss, mapping.answer_within.map(|within| within.value))
+                };
+                on_miss(a) == on_miss(b)
+                    && same_items(&a.entries, &b.entries, |e| {
+                        (e.tenant, e.address.value, e.mac, e.remote, e.vni.map(|v| v.value))
+                    })
             },
         );
         let targets = Named::collect(
@@ -233,7 +240,13 @@ impl Converter {
             let tenant = entry.vni.map(|vni| vni.value);
             (key, core::Mapping { remote: entry.remote, mac: MacAddr(entry.mac.0), tenant })
         });
-        core::MappingTable::new(mapping.name.value.clone(), entries)
+        let within = mapping.answer_within.map_or(DEFAULT_ANSWER, |within| Duration(within.value));
+        let on_miss = match mapping.on_miss {
+            document::OnMiss::Drop => core::OnMiss::Drop,
+            document::OnMiss::Event => core::OnMiss::Event(within),
+            document::OnMiss::Wait => core::OnMiss::Wait(within),
+        };
+        core::MappingTable::new(mapping.name.value.clone(), entries).on_miss(on_miss)
     }
 
     fn target_set(&mut self, source: &Source, set: &document::TargetSet) -> core::TargetSet {

@@ -110,6 +110,9 @@ fn decision(decision: &TraceDecision) -> Value {
 
 fn outcome(trace: &Trace) -> Value {
     match &trace.outcome {
+        TraceOutcome::Wait { mapping, key } => json!({
+            "kind": "wait", "mapping": &**mapping, "address": key.address.to_string(), "tenant": key.tenant,
+        }),
         TraceOutcome::Deliver => json!({ "kind": "deliver" }),
         TraceOutcome::Ports(ports) => {
             json!({ "kind": "ports", "ports": ports.iter().map(|port| &**port).collect::<Vec<_>>() })

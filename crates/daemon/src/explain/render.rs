@@ -203,6 +203,9 @@ fn decision(decision: &TraceDecision) -> String {
 /// What becomes of the packet, in words.
 fn outcome(trace: &Trace) -> String {
     match &trace.outcome {
+        TraceOutcome::Wait { mapping, key } => {
+            format!("waits until the controller of {mapping} has answered for {}", key.address)
+        }
         TraceOutcome::Deliver => "delivered to the NIC".into(),
         TraceOutcome::Ports(ports) => {
             let names: Vec<&str> = ports.iter().map(|port| &**port).collect();

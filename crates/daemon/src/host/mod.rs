@@ -31,7 +31,9 @@ use lamina_core::time::Instant;
 
 use crate::underlay::Snapshot;
 use crate::worker::peers::{self, Flipper};
-use crate::worker::{Command, Handle, Polling, PortError, Ports, SendError, Worker, WorkerConfig, thread};
+use crate::worker::{
+    Command, EventSender, Handle, Polling, PortError, Ports, SendError, Worker, WorkerConfig, thread,
+};
 
 pub use flip::FlipError;
 
@@ -55,6 +57,8 @@ pub struct HostConfig {
     pub polling: Polling,
     /// Asked for next hops.
     pub resolve: Option<Resolve>,
+    /// Where events go, worker by worker; those of workers beyond the last are discarded.
+    pub events: Vec<EventSender>,
     /// Where the workers' threads live.
     pub namespace: Option<NetNs>,
 }
@@ -70,6 +74,7 @@ impl HostConfig {
             handover: 512,
             polling: Polling::default(),
             resolve: None,
+            events: Vec::new(),
             namespace: None,
         }
     }
@@ -143,8 +148,18 @@ impl std::error::Error for HostError {}
 impl Host {
     /// Starts the workers, without ports.
     pub fn start(config: HostConfig) -> io::Result<Host> {
-        let HostConfig { name, workers: count, switch, buffers, handover, polling, resolve, namespace } =
-            config;
+        let HostConfig {
+            name,
+            workers: count,
+            switch,
+            buffers,
+            handover,
+            polling,
+            resolve,
+            events,
+            namespace,
+        } = config;
+        let mut events = events.into_iter();
         if count == 0 || buffers / 2 < count {
             let problem = format!(
                 "{count} workers with {buffers} buffers each cannot work: there must be a worker, and two buffers for each"
@@ -157,7 +172,10 @@ impl Host {
                 let tell: Box<dyn FnMut(IpAddr) + Send> = Box::new(move |address| resolve(address));
                 tell
             });
-            let (worker, sender) = Worker::new(WorkerConfig { switch, buffers, polling, resolve })?;
+            let (worker, sender) = {
+                let events = events.next();
+                Worker::new(WorkerConfig { switch, buffers, polling, resolve, events })?
+            };
             workers.push(worker);
             senders.push(sender);
         }

@@ -11,6 +11,7 @@
 //! | `mod` | the worker and its breath |
 //! | `ports` | the backends and what waits to be sent by them |
 //! | `capture` | captured packets on their way to another thread |
+//! | `events` | events on their way to other threads |
 //! | `mailbox` | commands from other threads |
 //! | `peers` | packets to and from other workers, and the flip of policy on all of them |
 //! | `doze` | whether it sleeps, for others to know |
@@ -22,6 +23,7 @@
 
 mod capture;
 mod doze;
+mod events;
 mod mailbox;
 pub(crate) mod peers;
 mod ports;
@@ -29,6 +31,7 @@ mod sleep;
 pub(crate) mod thread;
 
 pub use capture::{CaptureReader, CaptureWriter, CapturedPacket, capture_ring};
+pub use events::{EventReceiver, EventSender, event_ring};
 pub use mailbox::{Command, SendError, Sender};
 pub use ports::{PortError, Ports};
 pub use thread::{CallError, Handle, spawn};
@@ -69,12 +72,14 @@ pub struct WorkerConfig {
     /// Told the underlay addresses whose next hop must be resolved. Must not block; it is told again with every
     /// packet until the switch's underlay knows the address.
     pub resolve: Option<Box<dyn FnMut(IpAddr) + Send>>,
+    /// Where events go; without, they are discarded.
+    pub events: Option<EventSender>,
 }
 
 impl WorkerConfig {
     /// Adaptive polling, 1024 buffers, nobody to resolve next hops.
     pub fn new(switch: SwitchConfig) -> Self {
-        WorkerConfig { switch, buffers: 1024, polling: Polling::default(), resolve: None }
+        WorkerConfig { switch, buffers: 1024, polling: Polling::default(), resolve: None, events: None }
     }
 }
 
@@ -103,6 +108,7 @@ pub struct Worker {
     sleeper: Sleeper,
     polling: Polling,
     resolve: Option<Box<dyn FnMut(IpAddr) + Send>>,
+    events: Option<EventSender>,
     received: Batch,
     /// What other workers handed over in this breath.
     handed: Vec<Handover>,
@@ -125,6 +131,7 @@ impl Worker {
             sleeper: Sleeper::default(),
             polling: config.polling,
             resolve: config.resolve,
+            events: config.events,
             received: Batch::with_capacity(RECEIVE_LIMIT),
             handed: Vec::new(),
             output: Output::default(),
@@ -143,7 +150,11 @@ impl Worker {
     /// One breath at `now`. True when there was something to do, so another breath should follow at once.
     pub fn breathe(&mut self, now: Instant) -> bool {
         self.ports.set_now(now);
-        let mut is_busy = self.flip(now) | self.run_commands() | self.accept(now, Peers::limit());
+        let mut is_busy = self.flip(now) | self.run_commands();
+        // Right after the commands: what they answered must not be overtaken by what arrives now.
+        is_busy |= self.switch.resume(now, &mut self.output);
+        self.dispatch(now);
+        is_busy |= self.accept(now, Peers::limit());
         let count = self.ports.len();
         self.first = if self.first + 1 < count { self.first + 1 } else { 0 };
         for turn in 0..count {
@@ -202,9 +213,9 @@ impl Worker {
         true
     }
 
-    /// Takes what the switch put out to backends, other workers and the pool.
+    /// Takes what the switch put out to backends, other workers, readers of events and the pool.
     fn dispatch(&mut self, now: Instant) {
-        let Output { transmit, elsewhere, free, made, resolve } = &mut self.output;
+        let Output { transmit, elsewhere, free, made, resolve, events } = &mut self.output;
         self.pool.count_made(std::mem::take(made));
         for (to, packet) in transmit.drain(..) {
             if let Err(packet) = self.ports.queue(to, packet) {
@@ -223,6 +234,10 @@ impl Worker {
             resolve.iter().for_each(|address| tell(*address));
         }
         resolve.clear();
+        match &mut self.events {
+            Some(sender) => sender.send(events),
+            None => drop(events.drain()),
+        }
         if self.ports.should_transmit() {
             self.ports.transmit(now, &mut self.pool, &mut self.switch);
         }
@@ -260,7 +275,8 @@ impl Worker {
             if empty_breaths > limit {
                 self.mailbox.doze();
                 if !self.ports.peers.has_parcels() {
-                    self.sleeper.sleep(now, self.next_sweep, &mut self.ports, &mut self.mailbox);
+                    let timer = self.switch.deadline().map_or(self.next_sweep, |at| at.min(self.next_sweep));
+                    self.sleeper.sleep(now, timer, &mut self.ports, &mut self.mailbox);
                 }
                 self.mailbox.wake();
                 empty_breaths = 0;

@@ -9,12 +9,16 @@ use lamina_backend::memory::{self, Memory};
 use lamina_backend::{Backend, PacketPool};
 use lamina_core::address::MacAddr;
 use lamina_core::drop_reason::DropReason;
+use lamina_core::event::{Event, Interests};
+use lamina_core::flow::Direction;
 use lamina_core::layer::Policy;
 use lamina_core::packet::{Batch, Packet};
 use lamina_core::switch::{PortConfig, PortId, PortLimits, Switch, SwitchConfig};
 use lamina_core::time::{Duration, Instant};
 
-use super::{CallError, Handle, Polling, PortError, Ports, SendError, Worker, WorkerConfig, mailbox, spawn};
+use super::{
+    CallError, Handle, Polling, PortError, Ports, SendError, Worker, WorkerConfig, event_ring, mailbox, spawn,
+};
 
 const MS: u64 = 1_000_000;
 
@@ -285,4 +289,42 @@ fn a_command_that_panics_ends_the_worker_and_callers_are_told() {
         std::thread::yield_now();
     }
     assert!(handle.stop().is_err());
+}
+
+#[test]
+fn a_reader_that_never_reads_loses_events_and_costs_nothing_else() {
+    let (sender, mut reader) = event_ring(1, || {});
+    let (mut worker, _sender) = Worker::new(WorkerConfig { events: Some(sender), ..config() }).unwrap();
+    let (switch, ports) = worker.parts();
+    switch.set_interests(Interests { limits: true, ..Interests::default() });
+    let mut guests: Vec<Memory> = Vec::new();
+    for number in [1, 2] {
+        add_port(switch, number);
+        let (inner, outer) = memory::pair(64);
+        ports.attach(PortId(number), Box::new(inner)).unwrap();
+        guests.push(outer);
+    }
+    let mut pool = PacketPool::for_super_frames(256);
+    let mut batch = Batch::new();
+    // More flows than the table of either port takes: each tells so once.
+    for flow in 0..1_100u32 {
+        let mut packet = datagram(1, 2, flow);
+        packet.frame_mut()[34..36].copy_from_slice(&(flow as u16).to_be_bytes());
+        batch.push(packet);
+        guests[0].transmit(Instant(1), &mut pool, &mut batch);
+        while worker.breathe(Instant(1)) {}
+        assert_eq!(guests[1].receive(Instant(1), &mut pool, &mut batch, 10), 1);
+        pool.give_all(&mut batch);
+    }
+    assert!(matches!(reader.take(), Some(Event::Limit(reached)) if reached.table == "unified-flows"));
+    assert!(reader.take().is_none());
+    assert_eq!(reader.lost(), 1);
+    // Packets that the switch made come from no pool, and leave its books right.
+    let frame = datagram(1, 2, 7).frame().to_vec();
+    worker.parts().0.inject(PortId(1), Direction::Outbound, false, &frame).unwrap();
+    worker.breathe(Instant(2));
+    assert_eq!(guests[1].receive(Instant(2), &mut pool, &mut batch, 10), 1);
+    pool.give_all(&mut batch);
+    worker.breathe(Instant(3));
+    assert_eq!(worker.buffers_in_use(), 0);
 }

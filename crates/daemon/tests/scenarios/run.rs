@@ -10,7 +10,7 @@ use lamina_core::time::Duration;
 use crate::design;
 use crate::packet_text::{self, Captures};
 use crate::scenario::{Counters, Expect, Flows, Scenario, Send, Spread, Spreading, Step, Verdict};
-use crate::world::{Outcome, World};
+use crate::world::{Later, Outcome, World};
 
 /// The failures of the scenario in `path`.
 pub fn file(path: &Path, name: &str, page: &str) -> Result<(), Vec<String>> {
@@ -59,7 +59,21 @@ fn run_step(world: &mut World, step: &Step, captures: &mut Captures) -> Result<V
         failures.extend(run_spread(world, spread, expect, &step.values)?);
     }
     if let Some(length) = &step.wait {
-        world.wait(duration(length)?);
+        let later = world.wait(duration(length)?)?;
+        failures.extend(judge_later(world, step, &later, captures)?);
+    }
+    if let Some(subscribe) = &step.subscribe {
+        world.subscribe(subscribe);
+    }
+    if let Some(answer) = &step.answer {
+        let later = world.answer(answer)?;
+        failures.extend(judge_later(world, step, &later, captures)?);
+    }
+    if let Some(expected) = &step.expect_events {
+        let events = world.take_events();
+        if events != *expected {
+            failures.push(format!("events are {events:?}, expected {expected:?}"));
+        }
     }
     if let Some(document) = &step.publish {
         world.publish(document)?;
@@ -84,6 +98,31 @@ fn run_step(world: &mut World, step: &Step, captures: &mut Captures) -> Result<V
         failures.extend(
             compare_flows(expected, &counters).into_iter().map(|failure| format!("{port}: {failure}")),
         );
+    }
+    Ok(failures)
+}
+
+/// What is wrong with the packets that went on later.
+fn judge_later(
+    world: &World,
+    step: &Step,
+    later: &Later,
+    captures: &mut Captures,
+) -> Result<Vec<String>, String> {
+    let mut failures = Vec::new();
+    let dropped: Vec<&str> = later.dropped.iter().map(|reason| reason.name()).collect();
+    if dropped != step.drops {
+        failures.push(format!("dropped are {dropped:?}, expected {:?}", step.drops));
+    }
+    if later.left.len() != step.leaves.len() {
+        failures.push(format!("{} packets left, expected {}", later.left.len(), step.leaves.len()));
+    }
+    for ((to, left), expected) in later.left.iter().zip(&step.leaves) {
+        if *to != expected.to {
+            failures.push(format!("it left by {to}, expected {}", expected.to));
+        }
+        let pattern = packet_text::parse(&expected.packet, &world.macs)?;
+        failures.extend(packet_text::mismatches(&pattern, &left.headers, captures));
     }
     Ok(failures)
 }
@@ -117,6 +156,12 @@ fn judge(
     }
     if let Some(expected) = &expect.cache {
         differ("cache", outcome.cache.into(), expected.clone());
+    }
+    if expect.verdict == Verdict::Wait {
+        if expect.packet.is_some() || expect.reason.is_some() {
+            return Err("a packet that waits has left nothing, and no reason".into());
+        }
+        return Ok(failures);
     }
     if expect.verdict == Verdict::Drop {
         if expect.packet.is_some() || expect.reason.is_none() {

@@ -39,6 +39,16 @@ pub struct Step {
     pub spread: Option<Spread>,
     /// Time passes, with a sweep each second.
     pub wait: Option<String>,
+    /// Somebody listens to these events from now on, and to no others.
+    pub subscribe: Option<Subscribe>,
+    /// Entries of a live mapping table change; packets that waited for them go on.
+    pub answer: Option<Answer>,
+    /// After `answer` and `wait`: every packet that left the switch, where to and a pattern of what.
+    pub leaves: Vec<Leaves>,
+    /// After `answer` and `wait`: the reason of every packet that was dropped.
+    pub drops: Vec<String>,
+    /// All events since the last time, in order, as the README writes them.
+    pub expect_events: Option<Vec<String>>,
     /// A document replaces the one before.
     pub publish: Option<Value>,
     /// A document is refused, and nothing changes.
@@ -51,6 +61,52 @@ pub struct Step {
     pub expect: Option<Expect>,
     /// After `spread`: what the pattern's `$name`s were.
     pub values: BTreeMap<String, Spreading>,
+}
+
+/// Which events somebody listens to.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Subscribe {
+    /// Misses of these mapping tables.
+    pub misses: Vec<String>,
+    /// Limits reached.
+    pub limits: bool,
+}
+
+/// Changes of a live mapping table.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Answer {
+    /// The table.
+    pub mapping: String,
+    /// Entries to put.
+    #[serde(default)]
+    pub put: Vec<Entry>,
+    /// Addresses whose entries to remove.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
+/// An entry of a mapping table.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Entry {
+    /// The customer address.
+    pub address: String,
+    /// Its MAC.
+    pub mac: String,
+    /// The physical address.
+    pub remote: Option<String>,
+}
+
+/// A packet that left the switch.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Leaves {
+    /// The port or uplink by which it left.
+    pub to: String,
+    /// A pattern of it.
+    pub packet: String,
 }
 
 /// A packet to send.
@@ -178,6 +234,8 @@ pub enum Verdict {
     Drop,
     /// A responder takes it and answers nothing.
     Consumed,
+    /// It waits for an entry of a mapping table.
+    Wait,
 }
 
 /// A document that is refused.
@@ -246,6 +304,9 @@ impl Step {
         let packets = [self.send.is_some(), self.simulate.is_some(), self.spread.is_some()];
         let others = [
             self.wait.is_some(),
+            self.subscribe.is_some(),
+            self.answer.is_some(),
+            self.expect_events.is_some(),
             self.publish.is_some(),
             self.refuse.is_some(),
             self.expect_counters.is_some(),
@@ -257,6 +318,10 @@ impl Step {
         }
         if (sends == 1) != self.expect.is_some() {
             return Err("`expect` belongs to send, simulate and spread, and they need it".into());
+        }
+        let goes_on = self.wait.is_some() || self.answer.is_some();
+        if !goes_on && !(self.leaves.is_empty() && self.drops.is_empty()) {
+            return Err("`leaves` and `drops` belong to wait and answer".into());
         }
         if !self.values.is_empty() && self.spread.is_none() {
             return Err("`values` belongs to spread".into());

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 
 use lamina_core::drop_reason::DropReason;
+use lamina_core::event::{Audience, Event, Interests};
 use lamina_core::packet::{Packet, PartialChecksum, Segmentation, SegmentationKind};
+use lamina_core::resource::{Mapping, MappingChange, MappingKey};
 use lamina_core::simulate::{CacheState, Trace, TraceDecision, TraceOutcome};
 use lamina_core::stats::PortCounters;
 use lamina_core::switch::{Output, PortId, Route, Switch, SwitchConfig, Underlay, UplinkConfig};
@@ -18,7 +20,7 @@ use lamina_testkit::wire::{self, Checksum, Frame, Header};
 use serde_json::Value;
 
 use crate::packet_text::{self, Macs, TextHeader};
-use crate::scenario::{Offload, Send, Verdict};
+use crate::scenario::{Answer, Offload, Send, Subscribe, Verdict};
 
 /// The uplink's largest packet: room for a guest's 1,500 bytes in any tunnel.
 const UPLINK_MTU: u32 = 1600;
@@ -40,6 +42,16 @@ pub struct World {
     pub macs: Macs,
     ports: BTreeMap<String, PortId>,
     ids: PortIds,
+    /// Events that were not looked at yet, as text.
+    events: Vec<String>,
+}
+
+/// What went on after it had waited.
+pub struct Later {
+    /// What left, and where, in order.
+    pub left: Vec<(String, Left)>,
+    /// Why others were dropped.
+    pub dropped: Vec<DropReason>,
 }
 
 /// What became of a packet.
@@ -91,7 +103,7 @@ impl World {
         switch.add_uplink(uplink, config).map_err(|error| format!("{error:?}"))?;
         switch.set_underlay(underlay(uplink, &macs));
         let ports = BTreeMap::from([(convert::UPLINK.to_string(), uplink)]);
-        let mut world = World { switch, now: Instant(1 << 40), macs, ports, ids };
+        let mut world = World { switch, now: Instant(1 << 40), macs, ports, ids, events: Vec::new() };
         let host = world.convert(document)?;
         for port in &host.ports {
             let name = port.config.name.to_string();
@@ -131,12 +143,90 @@ impl World {
     }
 
     /// Lets `length` pass, with a sweep each second.
-    pub fn wait(&mut self, length: Duration) {
+    pub fn wait(&mut self, length: Duration) -> Result<Later, String> {
+        let mut later = Later { left: Vec::new(), dropped: Vec::new() };
         let end = self.now + length;
         while self.now < end {
             self.now = (self.now + Duration::from_seconds(1)).min(end);
             self.switch.sweep(self.now);
+            let Later { left, dropped } = self.resume()?;
+            later.left.extend(left);
+            later.dropped.extend(dropped);
         }
+        Ok(later)
+    }
+
+    /// Says what somebody listens to.
+    pub fn subscribe(&mut self, subscribe: &Subscribe) {
+        let names = |names: &[String]| Audience::Of(names.iter().map(|name| name.as_str().into()).collect());
+        let interests = Interests { misses: names(&subscribe.misses), limits: subscribe.limits };
+        self.switch.set_interests(interests);
+    }
+
+    /// Changes entries of a live mapping table.
+    pub fn answer(&mut self, answer: &Answer) -> Result<Later, String> {
+        let key = |text: &str| -> Result<MappingKey, String> {
+            let address = text.parse().map_err(|_| format!("{text} is no address"))?;
+            Ok(MappingKey { tenant: 0, address })
+        };
+        let mut changes = Vec::new();
+        for entry in &answer.put {
+            let mac = match self.macs.get(&entry.mac) {
+                Some(mac) => *mac,
+                None => entry.mac.parse().map_err(|_| format!("{} is no MAC", entry.mac))?,
+            };
+            let remote = entry.remote.as_deref().map(address);
+            changes.push(MappingChange::Put(key(&entry.address)?, Mapping { remote, mac, tenant: None }));
+        }
+        for address in &answer.remove {
+            changes.push(MappingChange::Remove(key(address)?));
+        }
+        self.switch.update_mapping(&answer.mapping, &changes).map_err(|error| error.to_string())?;
+        self.resume()
+    }
+
+    /// The events since the last call, as text.
+    pub fn take_events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Lets packets go on that waited.
+    fn resume(&mut self) -> Result<Later, String> {
+        let before = self.drops();
+        let mut output = Output::default();
+        while self.switch.resume(self.now, &mut output) {}
+        let left = self.take_output(&mut output)?;
+        let dropped = self.new_drops(&before);
+        if left.len() + output.free.len() != output.made {
+            return Err("a buffer is lost or came from nowhere".into());
+        }
+        Ok(Later { left, dropped })
+    }
+
+    /// What left, and where; events are kept.
+    fn take_output(&mut self, output: &mut Output) -> Result<Vec<(String, Left)>, String> {
+        let name = |id: &PortId| {
+            let found = self.ports.iter().find(|(_, known)| *known == id);
+            found.map_or("?".to_string(), |(name, _)| name.clone())
+        };
+        let events: Vec<String> = output.events.drain().map(|event| event_text(&event, &name)).collect();
+        let left = output
+            .transmit
+            .iter()
+            .map(|(to, packet)| Ok((name(to), read_frame(packet)?)))
+            .collect::<Result<_, String>>();
+        self.events.extend(events);
+        left
+    }
+
+    /// Every drop that was counted since `before`.
+    fn new_drops(&mut self, before: &BTreeMap<(PortId, DropReason), u64>) -> Vec<DropReason> {
+        let mut dropped = Vec::new();
+        for ((id, reason), count) in self.drops() {
+            let new = count - before.get(&(id, reason)).copied().unwrap_or(0);
+            dropped.extend((0..new).map(|_| reason));
+        }
+        dropped
     }
 
     /// What a port has counted.
@@ -173,7 +263,7 @@ impl World {
         read_trace(&trace, &mut outcome)?;
         // Copies leave in no particular order.
         outcome.left.sort_by(|a, b| a.0.cmp(&b.0));
-        if outcome.left.is_empty() && outcome.verdict != Verdict::Consumed {
+        if outcome.left.is_empty() && !matches!(outcome.verdict, Verdict::Consumed | Verdict::Wait) {
             outcome.verdict = Verdict::Drop;
         }
         Ok(outcome)
@@ -186,20 +276,12 @@ impl World {
         let before = self.drops();
         let (mut batch, mut output) = (vec![packet], Output::default());
         self.switch.receive(self.now, id, &mut batch, &mut output);
-        let dropped: Vec<DropReason> = self
-            .drops()
-            .into_iter()
-            .filter(|(place, count)| before.get(place).copied().unwrap_or(0) < *count)
-            .map(|((_, reason), _)| reason)
-            .collect();
-        let mut left = Vec::new();
-        for (to, packet) in &output.transmit {
-            let name = self.ports.iter().find(|(_, id)| *id == to).map_or("?", |(name, _)| name);
-            left.push((name.to_string(), read_frame(packet)?));
-        }
+        let dropped = self.new_drops(&before);
+        let mut left = self.take_output(&mut output)?;
         left.sort_by(|a, b| a.0.cmp(&b.0));
         let verdict = match (left.is_empty(), foretold.verdict) {
             (true, Verdict::Consumed) if dropped.is_empty() => Verdict::Consumed,
+            (true, Verdict::Wait) if dropped.is_empty() => Verdict::Wait,
             (true, _) => Verdict::Drop,
             (false, Verdict::Drop) => Verdict::Forward,
             (false, verdict) => verdict,
@@ -263,6 +345,7 @@ fn read_trace(trace: &Trace, outcome: &mut Outcome) -> Result<(), String> {
         });
     }
     match &trace.outcome {
+        TraceOutcome::Wait { .. } => outcome.verdict = Verdict::Wait,
         TraceOutcome::Drop(reason) => outcome.reason = Some(*reason),
         TraceOutcome::Reply(_) => outcome.verdict = Verdict::Reply,
         TraceOutcome::Consumed => outcome.verdict = Verdict::Consumed,
@@ -271,6 +354,20 @@ fn read_trace(trace: &Trace, outcome: &mut Outcome) -> Result<(), String> {
         TraceOutcome::Ports(_) | TraceOutcome::Turn(_) => {}
     }
     trace.next.iter().try_for_each(|next| read_trace(next, outcome))
+}
+
+/// An event as scenarios write it.
+fn event_text(event: &Event, name: &impl Fn(&PortId) -> String) -> String {
+    match event {
+        Event::MappingMiss(miss) => {
+            let port = name(&miss.port);
+            let (mapping, address, direction) = (&miss.mapping, miss.key.address, miss.direction.name());
+            let waits = if miss.waits { ", waits" } else { "" };
+            format!("mapping-miss {port} {direction} {mapping} {address}{waits}")
+        }
+        Event::Limit(reached) => format!("limit {} {} {}", name(&reached.port), reached.table, reached.limit),
+        other => format!("{other:?}"),
+    }
 }
 
 fn cache_word(state: CacheState) -> &'static str {

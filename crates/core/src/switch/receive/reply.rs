@@ -58,7 +58,7 @@ impl Crossing<'_> {
         crossing.send_reply(port, packet, &answer, &entry, output)
     }
 
-    fn send_reply(
+    pub(super) fn send_reply(
         &self,
         port: &mut Port,
         packet: &mut Packet,

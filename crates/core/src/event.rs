@@ -1,0 +1,155 @@
+//! Events: what a switch tells whoever subscribed, and the bounded queue in which it leaves them (§6).
+//!
+//! The switch calls nobody: it puts typed values into [`Events`], which the worker drains with the rest of a call's
+//! output. A queue that is full loses the event and counts it; what an event was raised for is then dropped as if
+//! nobody had subscribed. Whether anybody did is told to the switch ([`Interests`]), so that packets do not wait for
+//! an answer that nobody is going to give. This module must never hold packets.
+
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::string::String;
+
+use crate::flow::Direction;
+use crate::layer::Name;
+use crate::resource::MappingKey;
+use crate::switch::PortId;
+
+/// The most events that wait to be drained.
+pub const MAX_EVENTS: usize = 1_024;
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A packet needs an entry that its mapping table lacks: one per key, until it is answered or timed out.
+    MappingMiss(MappingMiss),
+    /// A table or queue has reached its limit: one, until it is used to less than nine tenths.
+    Limit(LimitReached),
+}
+
+/// A key that is not mapped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MappingMiss {
+    /// The port whose packet needs it first.
+    pub port: PortId,
+    /// Which way that packet goes.
+    pub direction: Direction,
+    /// The table.
+    pub mapping: Name,
+    /// The key.
+    pub key: MappingKey,
+    /// The tenant id of the packet's outermost tunnel, as it entered the port.
+    pub vni: Option<u32>,
+    /// Packets wait for the answer.
+    pub waits: bool,
+}
+
+/// A table or queue that is full.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LimitReached {
+    /// The port that it belongs to.
+    pub port: PortId,
+    /// Which, by the name under which limits are listed ([`crate::inspect::LimitUse`]).
+    pub table: String,
+    /// The limit.
+    pub limit: u64,
+}
+
+/// Who listens to one kind of event.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Audience {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Somebody, whatever it is about.
+    Everybody,
+    /// Somebody, for these names only.
+    Of(BTreeSet<Name>),
+}
+
+impl Audience {
+    /// True when somebody listens to what `name` has to say.
+    pub fn includes(&self, name: &str) -> bool {
+        match self {
+            Audience::Nobody => false,
+            Audience::Everybody => true,
+            Audience::Of(names) => names.contains(name),
+        }
+    }
+}
+
+/// Which events somebody listens to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Interests {
+    /// Mapping misses, by table.
+    pub misses: Audience,
+    /// Limits reached.
+    pub limits: bool,
+}
+
+/// Events on their way out: a bounded queue.
+#[derive(Debug, Default)]
+pub struct Events {
+    queue: VecDeque<Event>,
+    lost: u64,
+}
+
+impl Events {
+    /// Appends an event; false, and counted, when there is no room.
+    pub(crate) fn push(&mut self, event: Event) -> bool {
+        let has_room = self.queue.len() < MAX_EVENTS;
+        if has_room {
+            self.queue.push_back(event);
+        } else {
+            self.lost += 1;
+        }
+        has_room
+    }
+
+    /// Takes all events, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.queue.drain(..)
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// True when none waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Events that found no room so far.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(number: u64) -> Event {
+        Event::Limit(LimitReached { port: PortId(1), table: "unified-flows".into(), limit: number })
+    }
+
+    #[test]
+    fn a_full_queue_loses_new_events_and_counts_them() {
+        let mut events = Events::default();
+        for number in 0..MAX_EVENTS as u64 {
+            assert!(events.push(limit(number)));
+        }
+        assert!(!events.push(limit(0)));
+        assert_eq!((events.len(), events.lost()), (MAX_EVENTS, 1));
+        assert_eq!(events.drain().next(), Some(limit(0)));
+        assert!(events.is_empty() && events.push(limit(0)));
+    }
+
+    #[test]
+    fn an_audience_is_nobody_everybody_or_by_name() {
+        assert!(!Audience::Nobody.includes("blue") && Audience::Everybody.includes("blue"));
+        let some = Audience::Of(["blue".into()].into());
+        assert!(some.includes("blue") && !some.includes("red"));
+    }
+}
