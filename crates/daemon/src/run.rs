@@ -56,10 +56,11 @@ async fn serve(path: &Path, config: Config, set_log: &SetLog) -> Result<(), Erro
     let mut hang_up = signal(SignalKind::hangup())?;
     let store = open_store(&config.state)?;
     let uplinks = Uplinks::prepare(&config.uplinks)?;
-    let host = Host::start(host_config(&config, uplinks.resolver())?)?;
+    let (events, rings) = control::event_rings(config.workers);
+    let host = Host::start(HostConfig { events, ..host_config(&config, uplinks.resolver())? })?;
     let uplinks = uplinks.attach(&host)?;
-    let (control, handle, shared) =
-        control::start(host, store, rights, Box::new(Interfaces)).map_err(|error| match error {
+    let (control, handle, shared) = control::start(host, store, rights, Box::new(Interfaces), rings)
+        .map_err(|error| match error {
             control::ApplyError::Store(error) => Error::from(error),
             other => Error::from(format!("{other:?}")),
         })?;

@@ -1,18 +1,28 @@
 //! Events on their way to subscribers: each has a bounded queue of its own, so that one which is slow or gone costs
-//! nobody else anything; what it lost is counted and told to it.
+//! nobody else anything; what it lost is counted and told to it. A key of a mapping table is told once for the host, until
+//! it is answered or the time for that is over, however many workers miss it.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lamina_api::wire::v1;
 use lamina_core::layer::Name;
+use lamina_core::resource::MappingKey;
 use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::watch;
+
+use super::relay::Bell;
 
 /// Events that wait for one subscriber.
 const QUEUE: usize = 4096;
 /// Events that are kept for those who resume.
 const KEPT: usize = 8192;
+/// Keys of mapping tables that are remembered to be asked for. One beyond that is told by every worker that misses it.
+const ASKED: usize = 65_536;
+/// How long a new subscriber waits at most until the workers know of it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The event, and for whom it is.
 #[derive(Clone, Debug)]
@@ -27,6 +37,18 @@ pub struct Addressed {
 #[derive(Default)]
 pub struct EventHub {
     inner: Mutex<Inner>,
+    asked: Mutex<BTreeMap<(Name, MappingKey), Asked>>,
+    bell: Arc<Bell>,
+    /// How often somebody asked that workers are told who listens, and up to which of these they were.
+    looks_asked: AtomicU64,
+    looked: watch::Sender<u64>,
+}
+
+/// A key that controllers were asked for.
+struct Asked {
+    /// The worker that told so. When it tells so again, its time was over.
+    worker: usize,
+    until: Instant,
 }
 
 #[derive(Default)]
@@ -46,6 +68,11 @@ struct Subscriber {
 }
 
 impl Subscriber {
+    /// True when it is there and hears of events of `kind`.
+    fn hears(&self, kind: i32) -> bool {
+        !self.queue.is_closed() && (self.kinds.is_empty() || self.kinds.contains(&kind))
+    }
+
     fn wants(&self, addressed: &Addressed) -> bool {
         let is_kind = self.kinds.is_empty() || self.kinds.contains(&addressed.event.kind);
         let is_for_it = self.is_administrator
@@ -90,6 +117,15 @@ pub fn wall_clock() -> u64 {
 }
 
 impl EventHub {
+    /// Without subscribers; `bell` is pulled when the workers must hear of one.
+    pub fn new(bell: Arc<Bell>) -> EventHub {
+        EventHub { bell, ..EventHub::default() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Subscribes `controller` to events of `kinds` (all, if empty), those after the sequence number `after` that are
     /// kept first; 0 for new ones only.
     pub fn subscribe(
@@ -101,7 +137,7 @@ impl EventHub {
     ) -> mpsc::Receiver<v1::Event> {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let mut subscriber = Subscriber { controller, is_administrator, kinds, queue, lost: 0 };
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         if after > 0 {
             let first = inner.kept.front().map_or(inner.sequence + 1, |first| first.event.sequence);
             subscriber.lost = first.saturating_sub(after + 1);
@@ -119,7 +155,7 @@ impl EventHub {
 
     /// Gives `event` its number and time, and to everybody whom it is for.
     pub fn publish(&self, mut event: v1::Event, controllers: Option<Vec<Name>>) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         inner.sequence += 1;
         event.sequence = inner.sequence;
         if event.time == 0 {
@@ -143,18 +179,88 @@ impl EventHub {
         }
     }
 
-    /// True when somebody who is told of `controllers`' events listens.
-    pub fn has_subscriber(&self, controllers: &[Name]) -> bool {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner
-            .subscribers
-            .iter()
-            .any(|subscriber| !subscriber.queue.is_closed() && controllers.contains(&subscriber.controller))
+    /// True when one of `controllers` listens to events of `kind`. Administrators who look on do not count: they are
+    /// not who answers.
+    pub fn has_subscriber(&self, kind: v1::EventKind, controllers: &[Name]) -> bool {
+        let inner = self.inner();
+        let mut subscribers = inner.subscribers.iter();
+        subscribers.any(|one| one.hears(kind as i32) && controllers.contains(&one.controller))
+    }
+
+    /// True when anybody listens to events of `kind`.
+    pub fn has_any_subscriber(&self, kind: v1::EventKind) -> bool {
+        self.inner().subscribers.iter().any(|one| one.hears(kind as i32))
+    }
+
+    /// Asks that the workers are told who listens; the number is for [`EventHub::looked`].
+    pub fn look_again(&self) -> u64 {
+        let number = self.looks_asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.bell.pull();
+        number
+    }
+
+    /// Waits until the workers know who listened when [`EventHub::look_again`] returned `number`; not for ever.
+    pub async fn looked(&self, number: u64) {
+        let mut looked = self.looked.subscribe();
+        // A worker that has ended is never told; the subscriber then hears of the others.
+        let _ = tokio::time::timeout(PATIENCE, looked.wait_for(|looked| *looked >= number)).await;
+    }
+
+    pub(super) fn looks_asked(&self) -> u64 {
+        self.looks_asked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_looked(&self, number: u64) {
+        self.looked.send_replace(number);
+    }
+
+    /// `worker` misses `key` of a table and waits for it until `until`: true when that is news.
+    pub(super) fn asks(&self, worker: usize, key: (Name, MappingKey), until: Instant) -> bool {
+        let mut asked = self.asked();
+        let now = Instant::now();
+        if asked.get(&key).is_some_and(|asked| asked.worker != worker && now < asked.until) {
+            return false;
+        }
+        if asked.len() >= ASKED {
+            asked.retain(|_, asked| now < asked.until);
+        }
+        if asked.len() < ASKED {
+            asked.insert(key, Asked { worker, until });
+        }
+        true
+    }
+
+    /// `keys` of `table` are not asked for any more.
+    pub(super) fn answered<'k>(&self, table: &Name, keys: impl IntoIterator<Item = &'k MappingKey>) {
+        let mut asked = self.asked();
+        if !asked.is_empty() {
+            for key in keys {
+                asked.remove(&(table.clone(), *key));
+            }
+        }
+    }
+
+    /// Nothing of `table` is asked for any more.
+    pub(super) fn forget(&self, table: &Name) {
+        self.asked().retain(|(name, _), _| name != table);
+    }
+
+    fn asked(&self) -> MutexGuard<'_, BTreeMap<(Name, MappingKey), Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts events that were lost on their way here; everybody is told.
+    pub(super) fn add_lost(&self, lost: u64) {
+        if lost > 0 {
+            let mut inner = self.inner();
+            inner.lost += lost;
+            inner.subscribers.iter_mut().for_each(|subscriber| subscriber.lost += lost);
+        }
     }
 
     /// Events that subscribers lost by being slow.
     pub fn lost(&self) -> u64 {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).lost
+        self.inner().lost
     }
 }
 
@@ -190,7 +296,8 @@ mod tests {
         let hub = EventHub::default();
         let mut vnet = hub.subscribe("vnet".into(), false, vec![], 0);
         let mut other = hub.subscribe("acl".into(), false, vec![], 0);
-        assert!(hub.has_subscriber(&["vnet".into()]) && !hub.has_subscriber(&["slb".into()]));
+        let miss = v1::EventKind::MappingMiss;
+        assert!(hub.has_subscriber(miss, &["vnet".into()]) && !hub.has_subscriber(miss, &["slb".into()]));
         hub.publish(event(v1::EventKind::MappingMiss), Some(vec!["vnet".into()]));
         hub.publish(event(v1::EventKind::PortUp), None);
         assert_eq!(vnet.try_recv().unwrap().sequence, 1);
@@ -204,6 +311,44 @@ mod tests {
         drop(vnet);
         drop(resumed);
         drop(filtered);
-        assert!(!hub.has_subscriber(&["vnet".into()]));
+        assert!(!hub.has_subscriber(miss, &["vnet".into()]) && hub.has_any_subscriber(miss));
+    }
+
+    #[test]
+    fn who_wants_other_kinds_does_not_listen() {
+        let hub = EventHub::default();
+        let _one = hub.subscribe("vnet".into(), true, vec![v1::EventKind::Limit as i32], 0);
+        let (miss, vnet) = (v1::EventKind::MappingMiss, ["vnet".into()]);
+        assert!(!hub.has_subscriber(miss, &vnet) && !hub.has_any_subscriber(miss));
+        assert!(hub.has_subscriber(v1::EventKind::Limit, &vnet));
+    }
+
+    #[test]
+    fn a_key_is_news_once_for_the_host() {
+        let hub = EventHub::default();
+        let key = |address: u8| MappingKey { tenant: 0, address: [10, 0, 0, address].into() };
+        let asks = |worker, address, milliseconds| {
+            let until = Instant::now() + Duration::from_millis(milliseconds);
+            hub.asks(worker, ("blue".into(), key(address)), until)
+        };
+        assert!(asks(0, 1, 60_000) && !asks(1, 1, 60_000) && asks(1, 2, 60_000));
+        // The worker that told so tells it again: its time was over.
+        assert!(asks(0, 1, 60_000));
+        hub.forget(&"red".into());
+        hub.answered(&"blue".into(), [&key(2)]);
+        assert!(!asks(1, 1, 60_000) && asks(0, 2, 60_000));
+        hub.forget(&"blue".into());
+        assert!(asks(1, 1, 60_000));
+        // What was over does not hold others back.
+        assert!(asks(0, 3, 0) && asks(1, 3, 60_000));
+    }
+
+    #[test]
+    fn what_is_lost_on_the_way_is_told() {
+        let hub = EventHub::default();
+        let mut one = hub.subscribe("vnet".into(), false, vec![], 0);
+        hub.add_lost(3);
+        hub.publish(event(v1::EventKind::PortUp), None);
+        assert_eq!((one.try_recv().unwrap().lost, hub.lost()), (3, 3));
     }
 }

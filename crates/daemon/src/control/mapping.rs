@@ -27,6 +27,15 @@ pub fn read(entry: &v1::MappingEntry) -> Result<((MappingKey, Mapping), String),
     }
 }
 
+/// The key of the entry that references call `name`.
+pub fn key_of(name: &str) -> Option<MappingKey> {
+    let (address, tenant) = match name.split_once('@') {
+        Some((address, tenant)) => (address, tenant.parse().ok()?),
+        None => (name, 0),
+    };
+    Some(MappingKey { tenant, address: address.parse().ok()? })
+}
+
 fn quick(entry: &v1::MappingEntry) -> Option<(MappingKey, Mapping)> {
     let address: IpAddr = entry.address.parse().ok()?;
     let mac: Mac = entry.mac.parse().ok()?;
@@ -60,6 +69,7 @@ mod tests {
             assert_eq!((key.tenant, key.address), (decoded.tenant, decoded.address.value));
             assert_eq!((mapping.mac.0, mapping.remote), (decoded.mac.0, decoded.remote));
             assert!(name.starts_with(&*good.address), "{name}");
+            assert_eq!(key_of(&name), Some(key));
         }
         for bad in [
             entry("10.0.0", "02:00:00:00:00:02", None, None),

@@ -11,6 +11,7 @@
 //! | `rights` | who may be which controller |
 //! | `changes` | what changed, for those who watch |
 //! | `events` | what happened, for those who subscribed |
+//! | `relay` | between workers and those who subscribed |
 //! | `devices` | how ports get their devices |
 //! | `mistake` | what is wrong with a request |
 //! | `rebuild` | large rule lists made anew beside the transactions |
@@ -30,6 +31,7 @@ pub mod key;
 mod mapping;
 mod mistake;
 mod rebuild;
+mod relay;
 mod rights;
 mod state;
 mod store;
@@ -38,6 +40,7 @@ pub use changes::{ChangeLog, Since};
 pub use devices::{Device, Devices, Interfaces};
 pub use events::{EventHub, wall_clock};
 pub use mistake::{MAX_MISTAKES, Mistakes, mistake};
+pub use relay::{EventRings, event_rings};
 pub use rights::{Caller, Controller, Rights};
 pub use state::{LayerState, PortState, State};
 pub use store::{Store, StoreError};
@@ -55,6 +58,7 @@ use tracing::{error, info, warn};
 use crate::convert::PortIds;
 use crate::host::{Host, Placement};
 use draft::{Draft, MappingEdit, Outcome};
+use relay::Relay;
 
 /// Changes that an answer lists.
 const LISTED_CHANGES: usize = 1000;
@@ -128,6 +132,8 @@ pub enum ApplyError {
     Busy,
     /// The daemon is stopping.
     Stopping,
+    /// A thread could not be started.
+    Thread(std::io::Error),
 }
 
 impl From<StoreError> for ApplyError {
@@ -191,14 +197,18 @@ pub struct Control {
     /// Ports of the host, with the device that each is attached to.
     attached: BTreeMap<Name, Option<devices::Device>>,
     rebuilds: rebuild::Rebuilds,
+    /// Tells events for as long as the thread lives.
+    _relay: Relay,
 }
 
-/// Starts on what `store` has: restores every port's policy, and leaves closed what cannot be restored.
+/// Starts on what `store` has: restores every port's policy, and leaves closed what cannot be restored. `rings` are
+/// those that `host`'s workers put their events into.
 pub fn start(
     host: Host,
     store: Store,
     rights: Rights,
     devices: Box<dyn Devices>,
+    rings: EventRings,
 ) -> Result<(Control, Handle, Arc<Shared>), ApplyError> {
     let revision = store.revision()?;
     let mut ids = PortIds::default();
@@ -216,11 +226,12 @@ pub fn start(
         host,
         store,
         changes: ChangeLog::new(revision),
-        events: EventHub::default(),
+        events: EventHub::new(rings.bell.clone()),
         rights: RwLock::new(Arc::new(rights)),
         state: RwLock::new(Arc::new(state.clone())),
         devices: RwLock::default(),
     });
+    let relay = Relay::start(shared.clone(), rings).map_err(ApplyError::Thread)?;
     let (sender, commands) = mpsc::sync_channel(QUEUE);
     let mut control = Control {
         shared: shared.clone(),
@@ -231,6 +242,7 @@ pub fn start(
         devices,
         attached: BTreeMap::new(),
         rebuilds: rebuild::Rebuilds::new(sender.clone()),
+        _relay: relay,
     };
     control.restore();
     Ok((control, Handle { commands: sender }, shared))
@@ -314,6 +326,7 @@ impl Control {
         }
         if !is_change {
             write.abort()?;
+            self.say_again(outcome);
             return Ok(reply);
         }
         let programs = match self.compile(&state, &outcome) {
@@ -334,6 +347,9 @@ impl Control {
         self.state = state;
         self.shared.set_state(self.state.clone());
         self.carry_out(&mut outcome, programs);
+        if outcome.changes.iter().any(is_about_mapping) {
+            self.shared.events.look_again();
+        }
         reply.effective_after = u64::try_from(arrived.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.shared.changes.add(next, Arc::new(outcome.changes));
         Ok(reply)
@@ -373,6 +389,7 @@ impl Control {
             error!("the policy is not in force everywhere: {error}");
         }
         for name in std::mem::take(&mut outcome.removed_mappings) {
+            self.shared.events.forget(&name);
             let removed = self.shared.host.broadcast(move |_, switch, _| switch.remove_mapping(&name));
             if let Err(error) = removed {
                 error!("a mapping table was not removed: {error}");
@@ -413,18 +430,32 @@ impl Control {
         mappings
     }
 
-    /// Has every worker's replica of a mapping table change.
+    /// Tells the workers of entries that the store has, or lacks, as it was asked to: packets may wait for that answer.
+    fn say_again(&self, outcome: Outcome) {
+        for (name, edit) in outcome.mappings {
+            if edit.replace.is_none() && !edit.changes.is_empty() {
+                self.change_mapping(&name, edit);
+            }
+        }
+    }
+
+    /// Has every worker's replica of a mapping table change. Packets that wait for what changes are released by that.
     fn change_mapping(&self, name: &Name, edit: MappingEdit) {
-        let content = edit.replace.map(|entries| Arc::new(MappingTable::new(name.clone(), entries)));
+        let declared = self.state.names.resources().mappings.iter().find(|table| table.name == *name);
+        let on_miss = declared.map(|table| table.on_miss).unwrap_or_default();
+        let content = |entries| Arc::new(MappingTable::new(name.clone(), entries).on_miss(on_miss));
+        let content = edit.replace.map(content);
         let changes: Arc<[MappingChange]> = edit.changes.into();
-        let table = name.clone();
+        let (table, new_content, new_changes) = (name.clone(), content.clone(), changes.clone());
         let told = self.shared.host.broadcast(move |_, switch, _| {
             if switch.mapping(&table).is_none() || content.is_some() {
-                let empty = || Arc::new(MappingTable::new(table.clone(), []));
+                let empty = || Arc::new(MappingTable::new(table.clone(), []).on_miss(on_miss));
                 switch.replace_mapping(&content.clone().unwrap_or_else(empty))?;
             }
             switch.update_mapping(&table, &changes)
         });
+        let declared = new_content.iter().flat_map(|content| content.iter().map(|(key, _)| key));
+        self.shared.events.answered(name, declared.chain(new_changes.iter().map(MappingChange::key)));
         match told {
             Ok(results) => {
                 for error in results.into_iter().filter_map(Result::err) {
@@ -493,6 +524,12 @@ impl Control {
             devices.filter_map(|(name, device)| Some((name.clone(), device.as_ref()?.name.clone())));
         *self.shared.devices.write().unwrap_or_else(PoisonError::into_inner) = devices.collect();
     }
+}
+
+/// True for a mapping table itself, whose owner or agents may be others now.
+fn is_about_mapping(change: &v1::Change) -> bool {
+    let reference = change.object.as_ref().and_then(|object| object.r#ref.as_ref());
+    reference.is_some_and(|reference| reference.kind() == v1::Kind::Mapping)
 }
 
 fn publish_port(shared: &Shared, name: &Name, kind: v1::EventKind) {

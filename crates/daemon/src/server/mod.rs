@@ -186,12 +186,12 @@ impl v1::host_server::Host for Service {
             (asked, _) => self.acting_as(&request, asked)?,
         };
         let is_administrator = is_administrator && asked.is_empty();
-        Ok(Response::new(self.subscribe(controller, is_administrator, request.into_inner())))
+        Ok(Response::new(self.subscribe(controller, is_administrator, request.into_inner()).await))
     }
 
     async fn inject(&self, request: Request<v1::InjectRequest>) -> Result<Response<v1::InjectReply>, Status> {
         self.acting_as(&request, &request.get_ref().controller.clone())?;
-        Err(Status::unimplemented("packets cannot be injected yet"))
+        self.inject_packet(request.into_inner()).await.map(Response::new)
     }
 
     type CountersStream = Answers<v1::Counter>;

@@ -99,14 +99,16 @@ impl Service {
         }))
     }
 
-    pub(super) fn subscribe(
+    /// Subscribes, and returns when the workers know of it: what is missed from then on is told.
+    pub(super) async fn subscribe(
         &self,
         controller: Name,
         is_administrator: bool,
         request: v1::EventsRequest,
     ) -> Answers<v1::Event> {
-        let receiver =
-            self.shared.events.subscribe(controller, is_administrator, request.kinds, request.after_sequence);
+        let events = &self.shared.events;
+        let receiver = events.subscribe(controller, is_administrator, request.kinds, request.after_sequence);
+        events.looked(events.look_again()).await;
         Box::pin(ReceiverStream::new(receiver).map(Ok))
     }
 }

@@ -1,4 +1,4 @@
-//! Packets that callers send, explain and capture.
+//! Packets that callers inject, explain and capture.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use lamina_core::inspect::{CaptureError, CaptureId, CapturePoint, CaptureSpec, C
 use lamina_core::layer::{Name, Policy};
 use lamina_core::packet::Packet;
 use lamina_core::simulate::TraceOutcome;
-use lamina_core::switch::PortId;
+use lamina_core::switch::{InjectError, PortId};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -68,6 +68,33 @@ impl Service {
         Err(self.refused(&mistake("out-of-range", message, help).into()))
     }
 
+    /// Hands a frame to the worker of its port, which takes it up with its next breath.
+    pub(super) async fn inject_packet(&self, request: v1::InjectRequest) -> Result<v1::InjectReply, Status> {
+        self.check_frame(&request.packet)?;
+        let id = self.one_port(&request.port)?;
+        let Some(side) = direction(request.direction) else {
+            let help =
+                "set `direction`: outbound as if the guest had sent it, inbound to send it to the guest";
+            return Err(self.refused(&mistake("missing-field", "the packet has no direction", help).into()));
+        };
+        let shared = self.shared.clone();
+        let injected = blocking(move || {
+            let (skips_layers, frame) = (request.skip_layers, request.packet);
+            shared.host.call_owner(id, move |switch, _| switch.inject(id, side, skips_layers, &frame))
+        })
+        .await?;
+        injected.map_err(|error| match error {
+            InjectError::QueueFull => {
+                self.counters.add("injections-queue-full");
+                Status::resource_exhausted(error.to_string())
+            }
+            // The port went while the packet was on its way.
+            InjectError::NoSuchPort => Status::not_found(format!("there is no port `{}`", request.port)),
+            InjectError::TooLong => self.refused(&mistake("out-of-range", error.to_string(), "").into()),
+        })?;
+        Ok(v1::InjectReply {})
+    }
+
     pub(super) async fn explain(&self, request: v1::TraceRequest) -> Result<v1::TraceReply, Status> {
         self.check_frame(&request.packet)?;
         let id = self.one_port(&request.port)?;
@@ -91,6 +118,8 @@ impl Service {
             let (verdict, reason) = match &trace.outcome {
                 TraceOutcome::Drop(reason) => ("drop", reason.name()),
                 TraceOutcome::Reply(_) => ("reply", ""),
+                TraceOutcome::Consumed => ("consumed", ""),
+                TraceOutcome::Wait { .. } => ("wait", ""),
                 _ => ("forward", ""),
             };
             Ok(v1::TraceReply {

@@ -60,6 +60,7 @@ pub fn not_applied(error: ApplyError) -> Status {
         ApplyError::Refused(mistakes) => refused(&mistakes),
         ApplyError::Store(error) => Status::internal(format!("{error}; nothing was changed")),
         ApplyError::Busy => Status::resource_exhausted("too many transactions wait; try again later"),
+        ApplyError::Thread(error) => Status::internal(format!("a thread could not be started: {error}")),
         ApplyError::Stopping => Status::unavailable("the daemon is stopping; try again later"),
     }
 }

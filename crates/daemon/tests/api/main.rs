@@ -2,6 +2,7 @@
 
 mod bounds;
 mod durable;
+mod events;
 mod owners;
 mod rig;
 mod transactions;

@@ -1,14 +1,17 @@
 //! A daemon without its process: control thread, workers and API on a socket of its own, and clients of it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use lamina_api::Source;
 use lamina_api::wire::v1::host_client::HostClient;
 use lamina_api::wire::{read, v1};
-use lamina_backend::Backend;
+use lamina_backend::memory::{self, Memory};
+use lamina_backend::{Backend, PacketPool};
+use lamina_core::packet::{Batch, Packet};
 use lamina_core::switch::SwitchConfig;
 use lamina_daemon::control::{self, Devices, Handle, Rights, Shared, Store};
 use lamina_daemon::host::{Host, HostConfig};
@@ -28,12 +31,69 @@ impl Devices for NoDevices {
     }
 }
 
+/// The guests' sides of devices in memory, by port.
+#[derive(Clone, Default)]
+pub struct Guests(Arc<Mutex<BTreeMap<String, (Memory, PacketPool)>>>);
+
+/// Devices in memory for ports of every name, and the guests' sides of them.
+pub fn memory_devices() -> (Box<dyn Devices>, Guests) {
+    let guests = Guests::default();
+    (Box::new(guests.clone()), guests)
+}
+
+impl Devices for Guests {
+    fn open(&mut self, port: &str) -> io::Result<Option<(control::Device, Box<dyn Backend>)>> {
+        let (inner, outer) = memory::pair(64);
+        let pool = PacketPool::for_super_frames(64);
+        self.0.lock().unwrap().insert(port.to_string(), (outer, pool));
+        Ok(Some((control::Device { name: port.to_string(), index: 1 }, Box::new(inner))))
+    }
+
+    fn is_there(&mut self, _: &control::Device) -> bool {
+        true
+    }
+}
+
+impl Guests {
+    /// Has the guest of `port` send `frame`.
+    pub fn send(&self, port: &str, frame: &[u8]) {
+        let mut guests = self.0.lock().unwrap();
+        let (memory, pool) = guests.get_mut(port).unwrap();
+        let mut batch: Batch = vec![Packet::from_frame(frame)];
+        assert_eq!(memory.transmit(lamina_core::time::Instant(0), pool, &mut batch).sent, 1);
+    }
+
+    /// The next frame that the guest of `port` gets.
+    pub fn receive(&self, port: &str) -> Option<Vec<u8>> {
+        let mut guests = self.0.lock().unwrap();
+        let (memory, pool) = guests.get_mut(port).unwrap();
+        let mut batch = Batch::new();
+        memory.receive(lamina_core::time::Instant(0), pool, &mut batch, 1);
+        let frame = batch.first().map(|packet| packet.frame().to_vec());
+        pool.give_all(&mut batch);
+        frame
+    }
+
+    /// The same, waiting for it.
+    pub fn wait(&self, port: &str, patience: Duration) -> Vec<u8> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(frame) = self.receive(port) {
+                return frame;
+            }
+            assert!(Instant::now() < end, "nothing came to {port}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// How a rig is made.
 pub struct Setup {
     pub store: Option<PathBuf>,
     pub rights: Rights,
     pub workers: usize,
     pub server: ServerConfig,
+    pub devices: Box<dyn Devices>,
 }
 
 impl Default for Setup {
@@ -46,7 +106,7 @@ impl Default for Setup {
         // Whoever runs the tests may be every controller.
         let own = rustix::process::geteuid().as_raw();
         let rights = Rights { administrators: vec![own], ..Rights::default() };
-        Setup { store: None, rights, workers: 1, server }
+        Setup { store: None, rights, workers: 1, server, devices: Box::new(NoDevices) }
     }
 }
 
@@ -86,13 +146,15 @@ impl Rig {
         let socket = folder.0.join("lamina.sock");
         let mut config = HostConfig::new("test", SwitchConfig { seed: 7 });
         config.workers = setup.workers;
+        let (senders, rings) = control::event_rings(setup.workers);
+        config.events = senders;
         let host = Host::start(config).unwrap();
         let store = match &setup.store {
             Some(path) => Store::open(path).unwrap(),
             None => Store::in_memory().unwrap(),
         };
         let (control, handle, shared) =
-            control::start(host, store, setup.rights, Box::new(NoDevices)).unwrap();
+            control::start(host, store, setup.rights, setup.devices, rings).unwrap();
         let control = std::thread::spawn(move || control.run());
         let listener = server::listen(&socket, 0o600, None).unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -4,13 +4,36 @@ use std::sync::Arc;
 
 use lamina_api::wire::v1;
 use lamina_core::layer::Name;
+use lamina_core::resource::MappingChange;
 
 use super::Draft;
 use crate::control::key::{self, Key};
+use crate::control::mapping;
 use crate::control::mistake::mistake;
 use crate::control::store::StoreError;
 
 impl Draft<'_> {
+    /// Takes an entry of a mapping table that the store does not have out of the live table, where it may be as a
+    /// transient one. To who waits for it, this says that there is none.
+    fn delete_unkept(&mut self, reference: &v1::Ref) -> Result<(), StoreError> {
+        let Some(entry) =
+            mapping::key_of(&reference.name).filter(|_| reference.kind() == v1::Kind::MappingEntry)
+        else {
+            return Ok(());
+        };
+        let table =
+            v1::Ref { kind: v1::Kind::Mapping as i32, name: reference.mapping.clone(), ..v1::Ref::default() };
+        let Some(key) = self.key(&table) else { return Ok(()) };
+        if self.objects.get(&key)?.is_none() || self.doomed.contains(&key) {
+            return Ok(());
+        }
+        if self.resource_rights(&key, &table)?.is_some() {
+            let edit = self.outcome.mappings.entry(reference.mapping.as_str().into()).or_default();
+            edit.changes.push(MappingChange::Remove(entry));
+        }
+        Ok(())
+    }
+
     pub(super) fn delete(&mut self, delete: v1::Delete) -> Result<(), StoreError> {
         let reference = delete.r#ref.unwrap_or_default();
         let Some(key) = self.key(&reference) else { return Ok(()) };
@@ -23,6 +46,7 @@ impl Draft<'_> {
                 );
             } else {
                 self.outcome.unchanged += 1;
+                self.delete_unkept(&reference)?;
             }
             return Ok(());
         };
