@@ -90,7 +90,10 @@ fn a_restart_brings_back_every_object_and_what_runs() {
         let policy = state.ports["vm1"].policy(&state.names);
         assert_eq!(format!("{:?}", policy.layers), layers);
         let counters = rig.shared.host.counters(id).unwrap();
-        assert_eq!(counters.layers.iter().map(|layer| &*layer.name).collect::<Vec<_>>(), ["acl", "answers", "vnet"]);
+        assert_eq!(
+            counters.layers.iter().map(|layer| &*layer.name).collect::<Vec<_>>(),
+            ["acl", "answers", "vnet"]
+        );
         // The entry that an agent would fetch again is not kept, the other is in force.
         let entries =
             rig.shared.host.call(0, |switch, _| switch.mapping("blue").map(|table| table.len())).unwrap();

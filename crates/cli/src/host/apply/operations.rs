@@ -256,12 +256,12 @@ mod tests {
         };
         assert!(put.keep_entries);
         let entry = MappingEntry { address: "10.0.0.1".into(), ..MappingEntry::default() };
-        let few = Mapping { entries: vec![entry.clone()] };
+        let few = Mapping { entries: vec![entry.clone()], ..Mapping::default() };
         let [Change::PutResource(put)] = &of_mapping("blue", few, Vec::new())[..] else {
             panic!("one operation")
         };
         assert!(!put.keep_entries);
-        let many = Mapping { entries: vec![entry; 200_000] };
+        let many = Mapping { entries: vec![entry; 200_000], ..Mapping::default() };
         let changes = of_mapping("blue", many, Vec::new());
         assert!(changes.len() > 2);
         let entries: usize = changes[1..]
