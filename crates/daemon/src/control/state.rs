@@ -364,6 +364,9 @@ impl From<Mistakes> for Failure {
     }
 }
 
+/// A group on its way back: its direction, its written head, its rules.
+type Restored = (Direction, Arc<document::Group>, Vec<lamina_core::layer::Rule>);
+
 /// The layer at `key` with everything in it.
 fn restore_layer(
     source: &dyn ObjectSource,
@@ -379,10 +382,7 @@ fn restore_layer(
     let inside = key.inside();
     let [groups, rules] = &inside[..] else { return Ok(state) };
     let mut found = Mistakes::default();
-    let mut places: BTreeMap<
-        (bool, String),
-        (Direction, Arc<document::Group>, Vec<lamina_core::layer::Rule>),
-    > = BTreeMap::new();
+    let mut places: BTreeMap<(bool, String), Restored> = BTreeMap::new();
     for (key, object) in source.objects(groups)? {
         let reference = key.reference();
         let (Some(direction), Some(v1::object::Content::Group(group))) =

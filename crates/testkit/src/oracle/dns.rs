@@ -77,9 +77,8 @@ fn read(payload: &[u8]) -> Result<Message, DropReason> {
 pub(super) fn answer(request: &Frame, link: &Ethernet, table: &DnsTable) -> Result<Frame, DropReason> {
     let inner = request.innermost();
     let (Some(ip), Some(Header::Udp(udp))) = (inner.l3, inner.l4) else { return Err(REFUSED) };
-    if !matches!(udp.checksum, Checksum::Right)
-        && !(matches!(udp.checksum, Checksum::Absent) && matches!(ip, Header::Ipv4(_)))
-    {
+    let is_left_out = matches!(udp.checksum, Checksum::Absent) && matches!(ip, Header::Ipv4(_));
+    if !(matches!(udp.checksum, Checksum::Right) || is_left_out) {
         return Err(DropReason::BadTransportChecksum);
     }
     let (src, dst) = ip.addresses().ok_or(REFUSED)?;

@@ -236,7 +236,7 @@ impl PacketSpec {
         };
         if matches!(self.content, Content::Udp(_)) && ports.1 == 53 && self.payload < 40 {
             let name = NAMES[self.payload % NAMES.len()];
-            let kind = if self.payload % 3 == 0 { 28 } else { 1 };
+            let kind = if self.payload.is_multiple_of(3) { 28 } else { 1 };
             return packet.payload(&Dns::query(self.payload as u16, name, kind).encode());
         }
         packet.payload(&vec![0xa5; self.payload])
