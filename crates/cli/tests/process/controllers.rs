@@ -23,7 +23,7 @@ const PAPER: &str = include_str!("../../../../examples/paper.yaml");
 /// The service's address, and where it is served.
 const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 100)), 80);
 const SERVED: u16 = 8080;
-const WEB1: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
+pub const WEB1: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
 /// How long controllers come and go.
 const STORM: Duration = Duration::from_secs(8);
 /// The longest time that a controller lives that is to be killed.
@@ -48,14 +48,14 @@ fn namespace() -> NetNs {
 }
 
 /// The hosts, each with its daemon, and the guests.
-struct Network {
-    daemons: BTreeMap<&'static str, Daemon>,
-    guests: BTreeMap<&'static str, NetNs>,
+pub struct Network {
+    pub daemons: BTreeMap<&'static str, Daemon>,
+    pub guests: BTreeMap<&'static str, NetNs>,
     _hosts: [NetNs; 2],
 }
 
 impl Network {
-    fn build() -> Network {
+    pub fn build() -> Network {
         let hosts = [namespace(), namespace()];
         let [h1, h2] = &hosts;
         ip(h1, &format!("link add underlay type veth peer name underlay netns {}", h2.path().display()));
@@ -90,15 +90,32 @@ impl Network {
     }
 }
 
+/// The example.
+pub fn paper() -> Value {
+    serde_saphyr::from_str(PAPER).unwrap()
+}
+
+/// Makes the ports, and puts what the controllers say in the order of `parts`.
+pub fn serve_policy(network: &Network, platforms: &BTreeMap<&'static str, Value>, parts: &[&Part]) {
+    for (host, platform) in platforms {
+        let daemon = &network.daemons[host];
+        let file = daemon.folder.write("platform.yaml", &platform.to_string());
+        daemon.lamina(&["apply", "-f", file.to_str().unwrap()]);
+    }
+    for part in parts {
+        part.write(&network.daemons[part.host], 0);
+    }
+}
+
 /// What one controller says about one host.
-struct Part {
-    host: &'static str,
-    owner: String,
-    document: Value,
+pub struct Part {
+    pub host: &'static str,
+    pub owner: String,
+    pub document: Value,
 }
 
 /// The documents of the example's policies without the ports' own properties, and those.
-fn parts(paper: &Value) -> (Vec<Part>, BTreeMap<&'static str, Value>) {
+pub fn parts(paper: &Value) -> (Vec<Part>, BTreeMap<&'static str, Value>) {
     let (mut parts, mut platforms) = (Vec::new(), BTreeMap::new());
     for host in ["h1", "h2"] {
         let mut ports = serde_json::Map::new();
@@ -222,18 +239,18 @@ fn dial(client: &NetNs) -> TcpStream {
     stream
 }
 
-/// A socket that pings `WEB1`.
-fn ping_socket(client: &NetNs) -> UdpSocket {
+/// A socket that pings `address`.
+pub fn ping_socket(client: &NetNs, address: Ipv4Addr) -> UdpSocket {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
     let open =
         || socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMP));
     let socket = UdpSocket::from(client.run(open).unwrap().unwrap());
-    socket.connect((WEB1, 0)).unwrap();
+    socket.connect((address, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     socket
 }
 
-fn echo_request(number: u16) -> Vec<u8> {
+pub fn echo_request(number: u16) -> Vec<u8> {
     let echo = etherparse::IcmpEchoHeader { id: 0x1a3, seq: number };
     let header = etherparse::Icmpv4Header::with_checksum(etherparse::Icmpv4Type::EchoRequest(echo), &[0; 56]);
     [&header.to_bytes()[..], &[0; 56]].concat()
@@ -262,7 +279,7 @@ fn answers(socket: &UdpSocket, is_over: &AtomicBool) -> BTreeSet<u16> {
 }
 
 /// What every port dropped, by reason.
-fn drops(network: &Network) -> BTreeMap<String, u64> {
+pub fn drops(network: &Network) -> BTreeMap<String, u64> {
     let mut drops = BTreeMap::new();
     for daemon in network.daemons.values() {
         for drop in daemon.json(&["drops"]).as_array().unwrap() {
@@ -307,26 +324,19 @@ fn four_controllers_come_and_go_under_traffic_and_a_fifth_joins() {
         return;
     }
     let mut random = Random::seeded();
-    let paper: Value = serde_saphyr::from_str(PAPER).unwrap();
+    let paper = paper();
     let (parts, platforms) = parts(&paper);
     let network = Network::build();
-    for (host, platform) in &platforms {
-        let daemon = &network.daemons[host];
-        let file = daemon.folder.write("platform.yaml", &platform.to_string());
-        daemon.lamina(&["apply", "-f", file.to_str().unwrap()]);
-    }
 
     // In random order.
     let mut order: Vec<&Part> = parts.iter().collect();
     for place in (1..order.len()).rev() {
         order.swap(place, random.below(place as u64 + 1) as usize);
     }
-    for part in &order {
-        part.write(&network.daemons[part.host], 0);
-    }
+    serve_policy(&network, &platforms, &order);
     let client = &network.guests["client"];
     ["web1", "web2"].iter().for_each(|guest| serve(&network.guests[guest]));
-    let socket = ping_socket(client);
+    let socket = ping_socket(client, WEB1);
     let mut buffer = [0; 2048];
     wait_until("the first answer", || {
         let _ = socket.send(&echo_request(0));

@@ -2,6 +2,7 @@
 
 mod controllers;
 mod kill;
+mod misses;
 mod python;
 mod random;
 mod rig;

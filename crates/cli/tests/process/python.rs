@@ -8,13 +8,13 @@ use serde_json::Value;
 use crate::rig::*;
 
 /// The repository.
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Python with the packages that the continuous integration's step `programs` puts into the build's folder; `None` when they
 /// are not there.
-fn python() -> Option<Command> {
+pub fn python() -> Option<Command> {
     let command = || {
         let mut command = Command::new("python3");
         command.env("PYTHONPATH", root().join("target/python")).env("PYTHONDONTWRITEBYTECODE", "1");
@@ -24,15 +24,15 @@ fn python() -> Option<Command> {
     let packages = "import grpc, grpc_tools.protoc, google.rpc.status_pb2";
     let is_there =
         command().args(["-c", packages]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !is_there {
+        println!("skipped, because python3 with grpcio is not there: `cargo xtask ci programs` installs it");
+    }
     is_there.then(command)
 }
 
 #[test]
 fn a_generated_client_programs_lists_watches_and_is_refused() {
-    let Some(mut python) = python() else {
-        println!("skipped, because python3 with grpcio is not there: `cargo xtask ci programs` installs it");
-        return;
-    };
+    let Some(mut python) = python() else { return };
     let mut daemon = Daemon::new("buffers = 256");
     daemon.start();
     let port = "{ version: 1, owner: platform, ports: { vm1: { mac: \"02:00:00:00:00:01\" } } }";
