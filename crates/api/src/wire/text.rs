@@ -1,6 +1,6 @@
 //! From message bytes to a document's tree, and back.
 //!
-//! Both walks follow the contract's descriptors ([`super::schema`]). They check the form only: that a key is one of the
+//! Both walks follow the contract's descriptors (the module `schema`). They check the form only: that a key is one of the
 //! message's, that a number is a number. What a value means is read from the tree by the same decoder that reads
 //! policy files, so a mistake is worded the same wherever it comes from.
 

@@ -320,7 +320,8 @@ impl Step {
             return Err("`expect` belongs to send, simulate and spread, and they need it".into());
         }
         let goes_on = self.wait.is_some() || self.answer.is_some();
-        if !goes_on && !(self.leaves.is_empty() && self.drops.is_empty()) {
+        let says_more = !self.leaves.is_empty() || !self.drops.is_empty();
+        if says_more && !goes_on {
             return Err("`leaves` and `drops` belong to wait and answer".into());
         }
         if !self.values.is_empty() && self.spread.is_none() {
