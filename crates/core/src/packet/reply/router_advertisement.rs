@@ -105,7 +105,7 @@ impl RouterPreference {
 
 impl RouterAdvertisement {
     /// The advertisement of `advertised` by the router at `mac` and `source`, its link-local address; `None` when it
-    /// is longer than [`LONGEST_ADVERTISEMENT`].
+    /// is longer than `LONGEST_ADVERTISEMENT`.
     pub fn new(mac: MacAddr, source: Ipv6Addr, advertised: &Advertised) -> Option<Self> {
         let message = message(mac, advertised);
         (message.len() <= LONGEST_ADVERTISEMENT).then(|| RouterAdvertisement {
