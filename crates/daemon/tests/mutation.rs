@@ -124,7 +124,10 @@ fn documents() -> Vec<String> {
             _ => {}
         }
     }
-    let base = whole.iter().find(|text| text.contains("\nresources:")).cloned().unwrap_or_default();
+    // The page declares resources in several blocks; the rules name those of all.
+    let declared = whole.iter().filter(|text| !text.contains("\nports:"));
+    let resources: String = declared.filter_map(|text| Some(text.split_once("\nresources:\n")?.1)).collect();
+    let base = format!("version: 1\nresources:\n{resources}");
     whole.push(format!(
         "{base}metadata: [tier]\nports:\n  vm1:\n    mac: \"02:00:00:00:00:01\"\n    layers:\n      - name: l\n        priority: 1\n        outbound:\n{rules}"
     ));
