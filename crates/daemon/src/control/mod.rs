@@ -14,6 +14,7 @@
 //! | `relay` | between workers and those who subscribed |
 //! | `devices` | how ports get their devices |
 //! | `mistake` | what is wrong with a request |
+//! | `warnings` | what is allowed and probably not meant |
 //! | `rebuild` | large rule lists made anew beside the transactions |
 //!
 //! A transaction is (1) drafted: every operation is checked and carried out on copies; (2) compiled; (3) made durable;
@@ -35,6 +36,7 @@ mod relay;
 mod rights;
 mod state;
 mod store;
+mod warnings;
 
 pub use changes::{ChangeLog, Since};
 pub use devices::{Device, Devices, Interfaces};
@@ -300,7 +302,8 @@ impl Control {
         let write = self.shared.store.write()?;
         let next = self.revision + 1;
         let (state, mut outcome, mistakes) = {
-            let mut draft = Draft::new(self.state.clone(), write.objects()?, &rights, controller, next);
+            let mut draft =
+                Draft::new(self.state.clone(), write.objects()?, &rights, controller.clone(), next);
             draft.expect(&options.expect)?;
             for (number, operation) in operations.into_iter().enumerate() {
                 draft.operation(u32::try_from(number).unwrap_or(u32::MAX), operation)?;
@@ -317,6 +320,9 @@ impl Control {
         }
         let is_change = !outcome.changes.is_empty() || outcome.updated > 0;
         let mut reply = reply(&outcome, if is_change && !options.dry_run { next } else { self.revision });
+        if options.warnings {
+            reply.warnings = warnings::of(&state, &outcome.touched, &controller);
+        }
         if options.dry_run {
             let compiled = self.compile(&state, &outcome);
             write.abort()?;

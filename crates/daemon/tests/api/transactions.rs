@@ -276,3 +276,28 @@ fn fifty_thousand_rules_are_one_transaction_and_their_last_mistake_undoes_all() 
         assert_eq!(one.updated, 1);
     });
 }
+
+#[test]
+fn what_is_probably_not_meant_is_told_to_who_asks() {
+    let rig = Rig::start(Setup::default());
+    block_on(async {
+        let mut client = rig.client().await;
+        apply(&mut client, "security", operations(POLICY)).await.unwrap();
+        let shadowed = || {
+            let all = v1::Rule { name: "all".into(), when: Default::default(), ..rule("all", "1") };
+            vec![put_rules(vec![all, v1::Rule { priority: Some(9), ..rule("never", "25") }])]
+        };
+        let options = |warnings| v1::ApplyOptions {
+            controller: "security".into(),
+            dry_run: true,
+            warnings,
+            ..Default::default()
+        };
+        let told = apply_with(&mut client, options(true), shadowed()).await.unwrap().warnings;
+        let never =
+            told.iter().find(|warning| warning.r#ref.as_ref().is_some_and(|place| place.name == "never"));
+        let never = never.unwrap_or_else(|| panic!("{told:?}"));
+        assert_eq!((&*never.code, never.help.is_empty()), ("shadowed", false));
+        assert!(apply_with(&mut client, options(false), shadowed()).await.unwrap().warnings.is_empty());
+    });
+}
