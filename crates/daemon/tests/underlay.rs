@@ -166,3 +166,38 @@ fn the_sink_keeps_the_kernel_from_answering_tunnel_packets() {
     // A second one finds the ports taken, which is as good.
     assert!(there.run(|| Sink::open(&TUNNEL_UDP_PORTS)).unwrap().unwrap().len() < sink.len());
 }
+
+fn ip(arguments: &str) {
+    let status =
+        std::process::Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
+    assert!(status.success(), "ip {arguments}");
+}
+
+#[test]
+fn every_next_hop_of_a_multipath_route_is_told() {
+    let Some((here, _there)) = two_hosts() else { return };
+    let (tell, snapshots) = channel();
+    let publish = move |snapshot| drop(tell.send(snapshot));
+    let (_synchroniser, _) = here.run(|| Synchroniser::start(uplink(), publish)).unwrap().unwrap();
+    let hops = |snapshot: &Snapshot, network: &str| {
+        let of = |route: &&Route| route.destination.to_string() == network;
+        let gateways = snapshot.underlay.routes.iter().filter(of).filter_map(|route| route.gateway);
+        let mut gateways: Vec<String> = gateways.map(|gateway| gateway.to_string()).collect();
+        gateways.sort();
+        gateways.join(" ")
+    };
+    let run = |arguments: &str| here.run(|| ip(arguments)).unwrap();
+    run("route add 10.77.0.0/16 nexthop via 192.168.50.2 nexthop via 192.168.50.3");
+    let told = wait(&snapshots, |snapshot| !hops(snapshot, "10.77.0.0/16").is_empty());
+    assert_eq!(hops(&told, "10.77.0.0/16"), "192.168.50.2 192.168.50.3");
+    run("route replace 10.77.0.0/16 nexthop via 192.168.50.3 nexthop via 192.168.50.4");
+    wait(&snapshots, |snapshot| hops(snapshot, "10.77.0.0/16") == "192.168.50.3 192.168.50.4");
+    run("route replace 10.77.0.0/16 via 192.168.50.4");
+    wait(&snapshots, |snapshot| hops(snapshot, "10.77.0.0/16") == "192.168.50.4");
+    // The same, made of next hop objects.
+    run("nexthop add id 1 via 192.168.50.2 dev wire");
+    run("nexthop add id 2 via 192.168.50.3 dev wire");
+    run("nexthop add id 10 group 1/2");
+    run("route add 10.78.0.0/16 nhid 10");
+    wait(&snapshots, |snapshot| hops(snapshot, "10.78.0.0/16") == "192.168.50.2 192.168.50.3");
+}

@@ -15,7 +15,7 @@ use crate::layer::Name;
 use crate::port::Egress;
 use crate::stats::{Count, DropCounters};
 use crate::time::Instant;
-use crate::transposition::{HeaderOp, Modify, ModifyL2, ModifyL3, Transposition};
+use crate::transposition::{HeaderOp, Modify, ModifyL2, ModifyL3, Transposition, flow_hash};
 
 /// An uplink and what it counts.
 #[derive(Debug)]
@@ -62,6 +62,8 @@ pub(crate) struct Fabric {
 pub(crate) struct Forwarding {
     pub(crate) egress: Egress,
     pub(crate) transposition: Transposition,
+    /// An underlay address to resolve, though the packet can leave without.
+    pub(crate) wanted: Option<IpAddr>,
 }
 
 /// Why a packet goes nowhere.
@@ -200,7 +202,7 @@ impl Fabric {
 
     /// Where a packet with `headers` goes after the outbound layers of port `from`.
     pub(crate) fn forward(&self, from: PortId, headers: &HeaderStack) -> Result<Forwarding, Undeliverable> {
-        let to = |egress| Ok(Forwarding { egress, transposition: Transposition::IDENTITY });
+        let to = |egress| Ok(Forwarding { egress, transposition: Transposition::IDENTITY, wanted: None });
         let dst = headers.outermost().flow_id.l2.map_or(MacAddr::ZERO, |l2| l2.dst);
         if let Some(id) = self.by_mac.get(&dst) {
             return if *id == from { Err(DropReason::SamePort.into()) } else { to(inbound(*id)) };
@@ -233,7 +235,8 @@ impl Fabric {
 
     /// The way to the remote end of a tunnel: outer MACs, source address and path MTU from the underlay (§10).
     fn tunnel_to(&self, remote: IpAddr, headers: &HeaderStack) -> Result<Forwarding, Undeliverable> {
-        let hop = self.underlay.next_hop(remote).map_err(|error| match error {
+        let flow = flow_hash(&headers.innermost().flow_id);
+        let hop = self.underlay.next_hop(remote, flow).map_err(|error| match error {
             UnderlayError::NoRoute => Undeliverable::from(DropReason::UnderlayNoRoute),
             UnderlayError::Unresolved(address) => {
                 Undeliverable { reason: DropReason::UnderlayNeighborUnresolved, unresolved: Some(address) }
@@ -256,7 +259,7 @@ impl Fabric {
         }
         let mtu = if hop.mtu == 0 { uplink.config.mtu } else { hop.mtu.min(uplink.config.mtu) };
         let egress = Egress::Uplink { id: uplink.id, max_frame: super::max_frame(mtu, headers) };
-        Ok(Forwarding { egress, transposition: Transposition::new(ops) })
+        Ok(Forwarding { egress, transposition: Transposition::new(ops), wanted: hop.wanted })
     }
 
     /// Which port a packet from uplink `from` is for; `Egress::Multicast` for the multicast set.

@@ -599,6 +599,7 @@ impl Crossing<'_> {
                     output.resolve.extend(failure.unresolved);
                     failure.reason
                 })?;
+                output.resolve.extend(way.wanted);
                 way.transposition.apply(&mut plan.headers).map_err(|_| DropReason::CannotTranspose)?;
                 plan.transposition = plan.transposition.then(&way.transposition);
                 way.egress

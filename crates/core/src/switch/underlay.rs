@@ -7,12 +7,14 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use crate::address::MacAddr;
+use crate::resource::mix;
 use crate::switch::PortId;
 
 /// Routes and neighbours of the host, as synchronised from the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Underlay {
-    /// Routes; the longest prefix wins, then the lowest metric.
+    /// Routes; the longest prefix wins, then the lowest metric. Routes that are equal in both share the flows: each flow
+    /// takes one of those whose next hop has a MAC, by the hash that tunnels carry as entropy.
     pub routes: Vec<Route>,
     /// Resolved neighbours.
     pub neighbors: Vec<(IpAddr, MacAddr)>,
@@ -46,6 +48,8 @@ pub struct NextHop {
     pub source: Option<IpAddr>,
     /// Largest packet without Ethernet header; 0 for the uplink's own.
     pub mtu: u32,
+    /// A next hop that the flow would rather take and that must be resolved.
+    pub wanted: Option<IpAddr>,
 }
 
 /// Why there is no next hop.
@@ -57,14 +61,17 @@ pub enum UnderlayError {
     Unresolved(IpAddr),
 }
 
-type RoutesByNetwork = HashMap<IpAddr, usize, rapidhash::fast::RandomState>;
+type RoutesByNetwork = HashMap<IpAddr, Vec<usize>, rapidhash::fast::RandomState>;
 
 /// An [`Underlay`] arranged for lookups: for each prefix length that occurs, longest first, a table from network
-/// to its best route. A lookup probes one table per length, whatever the number of routes.
+/// to its best routes. A lookup probes one table per length, whatever the number of routes.
+///
+/// Among several best routes a flow takes the one whose next hop, hashed together with the flow, gives the highest
+/// number (rendezvous hashing). When a next hop goes, only its flows move; when it comes back, only they return.
 #[derive(Debug, Default)]
 pub(crate) struct UnderlayIndex {
     underlay: Underlay,
-    /// Family and length, and the index of the best route by network.
+    /// Family and length, and the indexes of the best routes by network.
     lengths: Vec<((bool, u8), RoutesByNetwork)>,
     neighbors: HashMap<IpAddr, MacAddr, rapidhash::fast::RandomState>,
 }
@@ -81,9 +88,13 @@ impl UnderlayIndex {
                     index.lengths.len() - 1
                 }
             };
-            let best = index.lengths[slot].1.entry(route.destination.network()).or_insert(at);
-            if route.metric < underlay.routes[*best].metric {
-                *best = at;
+            let best = index.lengths[slot].1.entry(route.destination.network()).or_default();
+            let metric = best.first().map_or(u32::MAX, |known| underlay.routes[*known].metric);
+            if route.metric < metric {
+                best.clear();
+            }
+            if best.is_empty() || route.metric == metric {
+                best.push(at);
             }
         }
         index.lengths.sort_by_key(|((_, length), _)| core::cmp::Reverse(*length));
@@ -97,20 +108,45 @@ impl UnderlayIndex {
         &self.underlay
     }
 
-    /// How to reach `remote`.
-    pub(crate) fn next_hop(&self, remote: IpAddr) -> Result<NextHop, UnderlayError> {
-        let route = self.route(remote).ok_or(UnderlayError::NoRoute)?;
-        let hop = route.gateway.unwrap_or(remote);
-        let mac = *self.neighbors.get(&hop).ok_or(UnderlayError::Unresolved(hop))?;
-        Ok(NextHop { uplink: route.uplink, mac, source: route.source, mtu: route.mtu.unwrap_or(0) })
+    /// How the flow with this hash reaches `remote`.
+    pub(crate) fn next_hop(&self, remote: IpAddr, flow: u64) -> Result<NextHop, UnderlayError> {
+        let mut best: Option<(u64, &Route, MacAddr)> = None;
+        let mut favourite: Option<(u64, IpAddr)> = None;
+        for route in self.routes(remote).ok_or(UnderlayError::NoRoute)? {
+            let hop = route.gateway.unwrap_or(remote);
+            let weight = weight(flow, hop, route.uplink);
+            if favourite.is_none_or(|(most, _)| weight > most) {
+                favourite = Some((weight, hop));
+            }
+            let Some(mac) = self.neighbors.get(&hop) else { continue };
+            if best.is_none_or(|(most, ..)| weight > most) {
+                best = Some((weight, route, *mac));
+            }
+        }
+        let (_, favourite) = favourite.ok_or(UnderlayError::NoRoute)?;
+        let (_, route, mac) = best.ok_or(UnderlayError::Unresolved(favourite))?;
+        let wanted = Some(favourite).filter(|hop| !self.neighbors.contains_key(hop));
+        Ok(NextHop { uplink: route.uplink, mac, source: route.source, mtu: route.mtu.unwrap_or(0), wanted })
     }
 
-    fn route(&self, remote: IpAddr) -> Option<&Route> {
-        self.lengths.iter().find_map(|((is_v4, length), routes)| {
+    /// The best routes to `remote`, equal among each other.
+    fn routes(&self, remote: IpAddr) -> Option<impl Iterator<Item = &Route>> {
+        let best = self.lengths.iter().find_map(|((is_v4, length), routes)| {
             let network = IpNet::new(remote, *length).ok().filter(|_| *is_v4 == remote.is_ipv4())?.network();
-            self.underlay.routes.get(*routes.get(&network)?)
-        })
+            routes.get(&network)
+        })?;
+        Some(best.iter().filter_map(|at| self.underlay.routes.get(*at)))
     }
+}
+
+/// How much the flow with this hash likes a next hop.
+fn weight(flow: u64, hop: IpAddr, uplink: PortId) -> u64 {
+    let bits = match hop {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let hop = mix(mix((bits >> 64) as u64 ^ u64::from(uplink.0)) ^ bits as u64);
+    mix(flow ^ hop)
 }
 
 #[cfg(test)]
@@ -142,11 +178,56 @@ mod tests {
         let neighbors =
             Vec::from([(at("10.0.0.1"), mac(1)), (at("10.0.0.3"), mac(3)), (at("10.0.0.7"), mac(7))]);
         let index = UnderlayIndex::new(Underlay { routes, neighbors });
-        assert_eq!(index.next_hop(at("8.8.8.8")).map(|hop| hop.mac), Ok(mac(1)));
-        assert_eq!(index.next_hop(at("10.1.2.3")).map(|hop| hop.mac), Ok(mac(3)));
-        assert_eq!(index.next_hop(at("10.0.0.7")).map(|hop| hop.mac), Ok(mac(7)));
-        assert_eq!(index.next_hop(at("10.0.0.8")), Err(UnderlayError::Unresolved(at("10.0.0.8"))));
-        assert_eq!(index.next_hop(at("fd00::1")), Err(UnderlayError::Unresolved(at("fd00::1"))));
-        assert_eq!(index.next_hop(at("fe80::1")), Err(UnderlayError::NoRoute));
+        assert_eq!(index.next_hop(at("8.8.8.8"), 0).map(|hop| hop.mac), Ok(mac(1)));
+        assert_eq!(index.next_hop(at("10.1.2.3"), 0).map(|hop| hop.mac), Ok(mac(3)));
+        assert_eq!(index.next_hop(at("10.0.0.7"), 0).map(|hop| hop.mac), Ok(mac(7)));
+        assert_eq!(index.next_hop(at("10.0.0.8"), 0), Err(UnderlayError::Unresolved(at("10.0.0.8"))));
+        assert_eq!(index.next_hop(at("fd00::1"), 0), Err(UnderlayError::Unresolved(at("fd00::1"))));
+        assert_eq!(index.next_hop(at("fe80::1"), 0), Err(UnderlayError::NoRoute));
+    }
+
+    /// Three equal routes; those next hops have a MAC whose last number is in `resolved`.
+    fn shared(resolved: &[u8]) -> UnderlayIndex {
+        let routes = (1..=3).map(|n| route("10.1.0.0/16", Some(&alloc::format!("10.0.0.{n}")), 5));
+        let worse = [route("10.1.0.0/16", Some("10.0.0.9"), 6)];
+        let neighbors = resolved
+            .iter()
+            .chain(&[9])
+            .map(|n| (IpAddr::V4([10, 0, 0, *n].into()), MacAddr([2, 0, 0, 0, 0, *n])));
+        UnderlayIndex::new(Underlay { routes: routes.chain(worse).collect(), neighbors: neighbors.collect() })
+    }
+
+    const FLOWS: u64 = 3_000;
+
+    fn chosen(index: &UnderlayIndex, flow: u64) -> NextHop {
+        index.next_hop("10.1.2.3".parse().unwrap(), mix(flow)).unwrap()
+    }
+
+    #[test]
+    fn equal_routes_share_the_flows_evenly() {
+        let index = shared(&[1, 2, 3]);
+        let mut counts = [0; 4];
+        for flow in 0..FLOWS {
+            let hop = chosen(&index, flow);
+            assert_eq!(hop.wanted, None);
+            counts[hop.mac.0[5] as usize] += 1;
+        }
+        assert!(counts[1..].iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn only_the_flows_of_a_dead_next_hop_move_and_it_is_asked_for() {
+        let (all, without) = (shared(&[1, 2, 3]), shared(&[1, 3]));
+        for flow in 0..FLOWS {
+            let (before, after) = (chosen(&all, flow), chosen(&without, flow));
+            if before.mac.0[5] == 2 {
+                assert_ne!(after.mac.0[5], 9, "a worse route is not used while an equal one is left");
+                assert_eq!(after.wanted, Some("10.0.0.2".parse().unwrap()));
+            } else {
+                assert_eq!(before, after);
+            }
+        }
+        let none = shared(&[]).next_hop("10.1.2.3".parse().unwrap(), 7);
+        assert!(matches!(none, Err(UnderlayError::Unresolved(_))), "{none:?}");
     }
 }

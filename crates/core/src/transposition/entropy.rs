@@ -9,7 +9,7 @@ use crate::resource::mix;
 /// The UDP source port (in the dynamic range 49152-65535, RFC 7348 §5) or NVGRE flow id (RFC 7637 §3.2) of a
 /// tunnel of `kind` around the flow `inner`; 0 where the tunnel carries none.
 pub(super) fn entropy(kind: EncapKind, inner: &FlowId) -> u16 {
-    let hash = hash(inner);
+    let hash = flow_hash(inner);
     match kind {
         EncapKind::Vxlan | EncapKind::Geneve => 0xc000 | (hash >> 50) as u16,
         EncapKind::Nvgre => (hash >> 56) as u16,
@@ -17,7 +17,8 @@ pub(super) fn entropy(kind: EncapKind, inner: &FlowId) -> u16 {
     }
 }
 
-fn hash(flow: &FlowId) -> u64 {
+/// What tells the flow `flow` of a packet apart from others, for choices that all its packets must share.
+pub(crate) fn flow_hash(flow: &FlowId) -> u64 {
     let mut hash = 0x9e37_79b9_7f4a_7c15;
     let mut add = |word: u64| hash = mix(hash ^ word);
     match flow.l3 {

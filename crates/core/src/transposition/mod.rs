@@ -25,6 +25,7 @@ mod tests;
 
 pub use apply::TransposeError;
 pub use edit::Edit;
+pub(crate) use entropy::flow_hash;
 
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};

@@ -14,7 +14,7 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType, RouteVia,
 };
 
 use super::facts::{Change, Link, Neighbor, RouteFact, RouteKey};
@@ -125,7 +125,8 @@ fn route(message: &RouteMessage) -> Option<Vec<(RouteKey, RouteFact)>> {
                 });
             }
             RouteAttribute::MultiPath(hops) => {
-                for hop in hops {
+                let is_dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
+                for hop in hops.iter().filter(|hop| !hop.flags.intersects(is_dead)) {
                     let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
                         RouteAttribute::Gateway(address) => ip(address),
                         RouteAttribute::Via(via) => via_ip(via),
