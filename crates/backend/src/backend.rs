@@ -77,6 +77,19 @@ pub struct Capabilities {
     pub mtu: u32,
 }
 
+impl Capabilities {
+    /// What a device can do whose frames carry a virtio-net header both ways.
+    pub(crate) fn virtio_net(mtu: u32) -> Capabilities {
+        Capabilities {
+            checksum_receive: true,
+            checksum_transmit: true,
+            segmentation_receive: true,
+            segmentation_transmit: true,
+            mtu,
+        }
+    }
+}
+
 /// What became of the packets of one transmit call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Transmitted {

@@ -7,8 +7,12 @@
 
 use lamina_core::packet::{Batch, Packet, SegmentationKind, Segments};
 
+use crate::backend::{BackendDrop, Statistics, Traffic, Transmitted};
 use crate::pool::PacketPool;
 use crate::vnet::{self, VNET_HEADER_LEN};
+
+/// Frames finished before they are handed over.
+pub(crate) const BATCH: usize = 32;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -25,9 +29,35 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
+    /// Sends all of `batch`: finishes its packets, hands them to `send` some at a time, and counts those that did not
+    /// go. `send` says what became of what is ready, and counts what it sent.
+    pub(crate) fn transmit(
+        &mut self,
+        pool: &mut PacketPool,
+        batch: &mut Batch,
+        statistics: &mut Statistics,
+        mut send: impl FnMut(&Ready, &mut Traffic) -> Transmitted,
+    ) -> Transmitted {
+        let mut outcome = Transmitted::default();
+        for packet in batch.drain(..) {
+            if !self.add(packet, pool) {
+                outcome.failed += 1;
+            }
+            if self.packets.len() >= BATCH {
+                outcome += send(self, &mut statistics.transmitted);
+                self.clear(pool);
+            }
+        }
+        outcome += send(self, &mut statistics.transmitted);
+        self.clear(pool);
+        statistics.drops[BackendDrop::TransmitQueueFull] += outcome.queue_full as u64;
+        statistics.drops[BackendDrop::CannotTransmit] += outcome.failed as u64;
+        outcome
+    }
+
     /// Adds `packet`, finished as far as the kernel needs it; a super-frame may become many packets. False when it
     /// cannot be finished: the packet then went back to `pool`.
-    pub(crate) fn add(&mut self, mut packet: Packet, pool: &mut PacketPool) -> bool {
+    fn add(&mut self, mut packet: Packet, pool: &mut PacketPool) -> bool {
         if let Some(linear) = linear_for_kernel(&packet) {
             self.push(packet, linear);
             return true;
@@ -84,7 +114,7 @@ impl Ready {
         self.packets.push(packet);
     }
 
-    pub(crate) fn clear(&mut self, pool: &mut PacketPool) {
+    fn clear(&mut self, pool: &mut PacketPool) {
         pool.give_all(&mut self.packets);
         self.headers.clear();
     }

@@ -13,15 +13,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use lamina_core::packet::Batch;
 use lamina_core::time::Instant;
 
-use crate::backend::{Backend, BackendDrop, Capabilities, Statistics, Transmitted};
+use crate::backend::{Backend, BackendDrop, Capabilities, Statistics, Traffic, Transmitted};
 use crate::finish::Ready;
 use crate::interface::{Interface, request_for};
 use crate::pool::PacketPool;
 use crate::vnet::{self, VNET_HEADER_LEN};
 
 const ETHERNET_LEN: usize = 14;
-/// Frames finished before they are written.
-const BATCH: usize = 32;
 
 /// One queue of a TAP device.
 pub struct Tap {
@@ -89,22 +87,6 @@ impl Tap {
     pub fn set_up(&self) -> io::Result<()> {
         Interface::find(&self.name)?.change_flags(libc::IFF_UP, 0)
     }
-
-    fn flush(&mut self, pool: &mut PacketPool) -> Transmitted {
-        let mut outcome = Transmitted::default();
-        for (packet, header) in self.ready.packets.iter().zip(&self.ready.headers) {
-            match self.file.write_vectored(&[IoSlice::new(header), IoSlice::new(packet.frame())]) {
-                Ok(_) => {
-                    self.statistics.transmitted.count(packet.len());
-                    outcome.sent += 1;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => outcome.queue_full += 1,
-                Err(_) => outcome.failed += 1,
-            }
-        }
-        self.ready.clear(pool);
-        outcome
-    }
 }
 
 impl Backend for Tap {
@@ -146,19 +128,8 @@ impl Backend for Tap {
     }
 
     fn transmit(&mut self, _now: Instant, pool: &mut PacketPool, batch: &mut Batch) -> Transmitted {
-        let mut outcome = Transmitted::default();
-        for packet in batch.drain(..) {
-            if !self.ready.add(packet, pool) {
-                outcome.failed += 1;
-            }
-            if self.ready.packets.len() >= BATCH {
-                outcome += self.flush(pool);
-            }
-        }
-        outcome += self.flush(pool);
-        self.statistics.drops[BackendDrop::TransmitQueueFull] += outcome.queue_full as u64;
-        self.statistics.drops[BackendDrop::CannotTransmit] += outcome.failed as u64;
-        outcome
+        let Tap { file, ready, statistics, .. } = self;
+        ready.transmit(pool, batch, statistics, |ready, sent| send(file, ready, sent))
     }
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -166,13 +137,7 @@ impl Backend for Tap {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            checksum_receive: true,
-            checksum_transmit: true,
-            segmentation_receive: true,
-            segmentation_transmit: true,
-            mtu: self.mtu,
-        }
+        Capabilities::virtio_net(self.mtu)
     }
 
     fn statistics(&mut self) -> Statistics {
@@ -184,4 +149,20 @@ impl fmt::Debug for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tap").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// Writes what is ready, a frame per system call, and counts it.
+fn send(file: &mut File, ready: &Ready, sent: &mut Traffic) -> Transmitted {
+    let mut outcome = Transmitted::default();
+    for (packet, header) in ready.packets.iter().zip(&ready.headers) {
+        match file.write_vectored(&[IoSlice::new(header), IoSlice::new(packet.frame())]) {
+            Ok(_) => {
+                sent.count(packet.len());
+                outcome.sent += 1;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => outcome.queue_full += 1,
+            Err(_) => outcome.failed += 1,
+        }
+    }
+    outcome
 }

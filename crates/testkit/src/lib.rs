@@ -7,7 +7,8 @@
 //! - [`fuzz`] holds the bodies of the fuzz targets, as plain functions that ordinary tests replay.
 //! - [`oracle`] is the slow switch: it walks every layer for every packet and caches nothing.
 //! - [`spread`] is several switches that share the ports, as the workers of a host do.
-//! - [`strategy`] makes random policies, packets and policy changes, and [`compare`] runs them through both.
+//! - [`strategy`] makes random policies, packets and policy changes, and [`compare`] runs them through both;
+//!   [`campaign`] does so many times.
 //!
 //! Nothing here may call the core's parser, transpositions, edits, classifiers or checksums: what shares code
 //! shares its mistakes. The core's plain data (policies, fields, resources) is read, and its types for
@@ -16,6 +17,7 @@
 #![warn(missing_docs)]
 
 pub mod builder;
+pub mod campaign;
 pub mod compare;
 pub mod fabric;
 pub mod fuzz;

@@ -22,14 +22,12 @@ use lamina_core::packet::{Batch, Packet};
 use lamina_core::time::Instant;
 
 use self::messages::{Arrival, Messages};
-use crate::backend::{Backend, BackendDrop, Capabilities, Statistics, Transmitted};
-use crate::finish::Ready;
+use crate::backend::{Backend, BackendDrop, Capabilities, Statistics, Traffic, Transmitted};
+use crate::finish::{BATCH, Ready};
 use crate::interface::Interface;
 use crate::pool::PacketPool;
 use crate::vnet;
 
-/// Frames moved per system call.
-const BATCH: usize = 32;
 /// Buffers lent to the kernel when it had nothing last time.
 const MIN_WINDOW: usize = 4;
 const ETHERNET_LEN: usize = 14;
@@ -239,36 +237,6 @@ impl AfPacket {
         }
         Ok(())
     }
-
-    /// Sends what is ready and returns the buffers.
-    fn flush(&mut self, pool: &mut PacketPool) -> Transmitted {
-        let mut outcome = Transmitted::default();
-        let Ready { packets, headers } = &self.ready;
-        let mut at = 0;
-        while at < packets.len() {
-            match self.messages.send(self.socket.as_fd(), &packets[at..], &headers[at..]) {
-                Ok(count) => {
-                    let sent = &packets[at..at + count.min(packets.len() - at)];
-                    sent.iter().for_each(|packet| self.statistics.transmitted.count(packet.len()));
-                    outcome.sent += sent.len();
-                    at += sent.len().max(1);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_queue_full(&error) => {
-                    // Nothing behind it would fit either.
-                    outcome.queue_full += packets.len() - at;
-                    break;
-                }
-                Err(_) => {
-                    // Too long for the link, or the link is down: this frame is lost, the next may go.
-                    outcome.failed += 1;
-                    at += 1;
-                }
-            }
-        }
-        self.ready.clear(pool);
-        outcome
-    }
 }
 
 impl Backend for AfPacket {
@@ -302,19 +270,8 @@ impl Backend for AfPacket {
     }
 
     fn transmit(&mut self, _now: Instant, pool: &mut PacketPool, batch: &mut Batch) -> Transmitted {
-        let mut outcome = Transmitted::default();
-        for packet in batch.drain(..) {
-            if !self.ready.add(packet, pool) {
-                outcome.failed += 1;
-            }
-            if self.ready.packets.len() >= BATCH {
-                outcome += self.flush(pool);
-            }
-        }
-        outcome += self.flush(pool);
-        self.statistics.drops[BackendDrop::TransmitQueueFull] += outcome.queue_full as u64;
-        self.statistics.drops[BackendDrop::CannotTransmit] += outcome.failed as u64;
-        outcome
+        let AfPacket { socket, messages, ready, statistics, .. } = self;
+        ready.transmit(pool, batch, statistics, |ready, sent| send(socket.as_fd(), messages, ready, sent))
     }
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -322,13 +279,7 @@ impl Backend for AfPacket {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            checksum_receive: true,
-            checksum_transmit: true,
-            segmentation_receive: true,
-            segmentation_transmit: true,
-            mtu: self.mtu,
-        }
+        Capabilities::virtio_net(self.mtu)
     }
 
     fn statistics(&mut self) -> Statistics {
@@ -344,6 +295,35 @@ impl fmt::Debug for AfPacket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AfPacket").field("interface", &self.interface).finish_non_exhaustive()
     }
+}
+
+/// Sends what is ready, and counts it.
+fn send(socket: BorrowedFd<'_>, messages: &mut Messages, ready: &Ready, sent: &mut Traffic) -> Transmitted {
+    let mut outcome = Transmitted::default();
+    let Ready { packets, headers } = ready;
+    let mut at = 0;
+    while at < packets.len() {
+        match messages.send(socket, &packets[at..], &headers[at..]) {
+            Ok(count) => {
+                let taken = &packets[at..at + count.min(packets.len() - at)];
+                taken.iter().for_each(|packet| sent.count(packet.len()));
+                outcome.sent += taken.len();
+                at += taken.len().max(1);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_queue_full(&error) => {
+                // Nothing behind it would fit either.
+                outcome.queue_full += packets.len() - at;
+                break;
+            }
+            Err(_) => {
+                // Too long for the link, or the link is down: this frame is lost, the next may go.
+                outcome.failed += 1;
+                at += 1;
+            }
+        }
+    }
+    outcome
 }
 
 fn is_queue_full(error: &io::Error) -> bool {
