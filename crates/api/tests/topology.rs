@@ -68,7 +68,9 @@ fn defaults_and_names_are_resolved() {
     let Probe::Stream(stream) = &topology.checks[2].probe else { panic!("{topology:?}") };
     assert_eq!((stream.served_by[0].port, stream.amount), (8080, Amount::Bytes(2 << 20)));
 
-    let HostKind::Lamina { vms, base, policies } = &topology.hosts[0].kind else { panic!("{topology:?}") };
+    let HostKind::Lamina { vms, base, policies, .. } = &topology.hosts[0].kind else {
+        panic!("{topology:?}")
+    };
     assert_eq!(vms[0].routes[0].destination.to_string(), "0.0.0.0/0");
     assert_eq!((vms[0].mtu, vms[1].mtu, vms[1].addresses.len()), (1450, 1500, 2));
     assert_eq!(

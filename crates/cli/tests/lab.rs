@@ -87,6 +87,11 @@ fn the_kernels_vxlan_device() {
 }
 
 #[test]
+fn the_gateway_example_passes() {
+    passes("examples/gateway.yaml", 5);
+}
+
+#[test]
 fn three_hosts_on_a_bridge_and_an_ipv6_underlay() {
     let vm = |n: u8, host: &str| {
         format!(

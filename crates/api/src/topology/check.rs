@@ -179,14 +179,14 @@ impl Decoder<'_> {
     ) -> Option<Apply> {
         let fields = self.fields(tree, "a policy change", &["host", "policy", "remove"])?;
         let host = self.required(&fields, "host", "h1").and_then(|tree| self.name(tree))?;
-        let Some(HostKind::Lamina { vms, .. }) = topology.host(&host).map(|host| &host.kind) else {
+        let Some(HostKind::Lamina { vms, bare, .. }) = topology.host(&host).map(|host| &host.kind) else {
             let lamina = topology.hosts.iter().filter(|host| matches!(host.kind, HostKind::Lamina { .. }));
             self.unknown(&host, "host with policies", lamina.map(|host| &*host.name));
             return None;
         };
         let change = match (fields.optional("policy"), fields.optional("remove")) {
             (Some(tree), None) => {
-                let (_, policy) = self.policy(tree, vms, read_file)?;
+                let (_, policy) = self.policy(tree, (vms, bare), read_file)?;
                 PolicyChange::Set(Box::new(policy))
             }
             (None, Some(tree)) => PolicyChange::Remove(self.name(tree)?.value),
@@ -204,7 +204,9 @@ impl Decoder<'_> {
         let fields = self.fields(tree, "a counter", &KNOWN)?;
         let port = self.required(&fields, "port", "vm1").and_then(|tree| self.name(tree))?;
         let owner = topology.hosts.iter().find(|host| match &host.kind {
-            HostKind::Lamina { vms, .. } => vms.iter().any(|vm| vm.name == port.value),
+            HostKind::Lamina { vms, bare, .. } => {
+                vms.iter().any(|vm| vm.name == port.value) || bare.contains(&port.value)
+            }
             HostKind::KernelVxlan(_) => false,
         });
         let Some(owner) = owner else {

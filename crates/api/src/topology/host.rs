@@ -21,11 +21,11 @@ impl Decoder<'_> {
         topology: &Topology,
         read_file: ReadFile<'_>,
     ) -> Option<Host> {
-        let fields = self.fields(tree, "a host", &["routes", "vms", "policies", "kernel-vxlan"])?;
+        let fields = self.fields(tree, "a host", &["routes", "vms", "ports", "policies", "kernel-vxlan"])?;
         let routes = fields.optional("routes").map(|tree| self.routes(tree)).unwrap_or_default();
         let kind = match fields.optional("kernel-vxlan") {
             Some(tree) => {
-                for lamina in ["vms", "policies"] {
+                for lamina in ["vms", "ports", "policies"] {
                     if let Some(span) = fields.key_span(lamina) {
                         let message = format!("a kernel VXLAN host has no `{lamina}`");
                         self.error(Code::Conflict, span, message, "the host itself is its guest");
@@ -67,6 +67,15 @@ impl Decoder<'_> {
                 });
             }
         }
+        let mut bare: Vec<Name> = Vec::new();
+        for tree in fields.optional("ports").map(|tree| self.list(tree, "ports")).unwrap_or_default() {
+            let Some(name) = self.name(tree) else { continue };
+            let is_guest = topology.guest_addresses(&name).is_some();
+            if is_guest || bare.contains(&name.value) || vms.iter().any(|vm| vm.name == name.value) {
+                self.taken(&name);
+            }
+            bare.push(name.value);
+        }
         let base = Document {
             source: self.source.clone(),
             owner: None,
@@ -78,14 +87,14 @@ impl Decoder<'_> {
         let mut policies: Vec<NamedPolicy> = Vec::new();
         if let Some(tree) = fields.optional("policies") {
             for item in self.list(tree, "policies") {
-                let Some((name, policy)) = self.policy(item, &vms, read_file) else { continue };
+                let Some((name, policy)) = self.policy(item, (&vms, &bare), read_file) else { continue };
                 if policies.iter().any(|other| other.name == policy.name) {
                     self.taken(&name);
                 }
                 policies.push(policy);
             }
         }
-        HostKind::Lamina { vms, base: Box::new(base), policies }
+        HostKind::Lamina { vms, bare, base: Box::new(base), policies }
     }
 
     #[allow(clippy::type_complexity)]
@@ -193,11 +202,11 @@ impl Decoder<'_> {
         Some(Peer { address: address?.value, mac: mac?.value, remote: remote?.value })
     }
 
-    /// A policy document with its name: written here, or in a file. Its ports must be among `vms`.
+    /// A policy document with its name: written here, or in a file. Its ports must be among `vms`, or ports without a machine.
     pub(super) fn policy(
         &mut self,
         tree: &Tree<'_>,
-        vms: &[Vm],
+        (vms, bare): (&[Vm], &[Name]),
         read_file: ReadFile<'_>,
     ) -> Option<(At<Name>, NamedPolicy)> {
         let fields = self.fields(tree, "a policy", &["name", "document", "file"])?;
@@ -212,7 +221,8 @@ impl Decoder<'_> {
             }
         };
         for port in &document.ports {
-            if !vms.iter().any(|vm| vm.name == port.name.value) {
+            let mut known = vms.iter().map(|vm| &vm.name).chain(bare);
+            if !known.any(|name| *name == port.name.value) {
                 let mut wrong = Decoder::new(&document.source);
                 wrong.unknown(&port.name, "virtual machine", vms.iter().map(|vm| &*vm.name));
                 self.report.append(wrong.report);

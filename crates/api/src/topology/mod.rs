@@ -64,6 +64,8 @@ pub enum HostKind {
     Lamina {
         /// The virtual machines; each is a port of the same name.
         vms: Vec<Vm>,
+        /// Ports without a machine: policy alone.
+        bare: Vec<Name>,
         /// What the virtual machines themselves say about their ports: MAC and MTU. It comes before all policies.
         base: Box<Document>,
         /// The policy documents in force at the start.

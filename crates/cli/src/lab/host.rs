@@ -73,7 +73,7 @@ impl HostSwitch {
         let uplinks: Vec<_> = attached
             .map(|(index, link)| UplinkInterface { id: uplink_id(index), interface: link.name.to_string() })
             .collect();
-        let backends = ns.run(|| backends(&wanted, &uplinks))??;
+        let backends = ns.run(|| backends(base, &wanted, &uplinks))??;
         let shared = Arc::new(Shared::default());
         let mut config = HostConfig::new(&host.name, SwitchConfig { seed: seed(&host.name) });
         config.workers = WORKERS;
@@ -243,9 +243,16 @@ fn merged(base: &Document, policies: &[NamedPolicy], ids: &mut PortIds) -> Resul
     Ok(converted.policy)
 }
 
-fn backends(policy: &HostPolicy, uplinks: &[UplinkInterface]) -> Result<BTreeMap<PortId, Box<dyn Backend>>> {
+/// The devices of the ports that have a machine (those of `base`) and of the uplinks.
+fn backends(
+    base: &Document,
+    policy: &HostPolicy,
+    uplinks: &[UplinkInterface],
+) -> Result<BTreeMap<PortId, Box<dyn Backend>>> {
     let mut backends: BTreeMap<PortId, Box<dyn Backend>> = BTreeMap::new();
-    let ports = policy.ports.iter().map(|port| (port.id, AfPacketConfig::guest(&*port.config.name)));
+    let has_machine = |name: &str| base.ports.iter().any(|port| &*port.name.value == name);
+    let ports = policy.ports.iter().filter(|port| has_machine(&port.config.name));
+    let ports = ports.map(|port| (port.id, AfPacketConfig::guest(&*port.config.name)));
     let uplinks = uplinks.iter().map(|uplink| (uplink.id, AfPacketConfig::uplink(uplink.interface.as_str())));
     for (id, config) in ports.chain(uplinks) {
         let opened = AfPacket::open(&config);
