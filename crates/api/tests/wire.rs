@@ -19,6 +19,7 @@ fn meaning(document: &Document) -> String {
     resources.meters.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     resources.leases.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     resources.dns.sort_by(|a, b| a.name.value.cmp(&b.name.value));
+    resources.limits.sort_by(|a, b| a.name.value.cmp(&b.name.value));
     let layers = document.ports.iter_mut().flat_map(|port| &mut port.layers);
     for group in layers.flat_map(|layer| layer.inbound.iter_mut().chain(&mut layer.outbound)) {
         group.conditions.sort_by_key(|condition| condition.field.to_string());

@@ -115,6 +115,8 @@ drop_reasons! {
     WaitQueueFull = 42, "wait-queue-full";
     /// The packet needs an entry that its mapping table lacks, and the controller cannot be asked: the port asks for as many keys as it may, or too many events wait to be read.
     TooManyMisses = 43, "too-many-misses";
+    /// A limit that the packet passes has no tokens left for it: more comes than the rule lets pass.
+    Limited = 44, "limited";
 }
 
 #[cfg(test)]

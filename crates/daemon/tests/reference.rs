@@ -19,6 +19,7 @@ resources:
   meters: { bytes-by-destination: { key: ip.dst } }
   leases: { rack: [ { mac: "02:00:00:00:00:01", address: 10.0.0.1 } ] }
   dns: { lan: { records: [ { name: web.lan, address: 10.0.0.9 } ] } }
+  limits: { each-source: { packets: 1k/s, key: ip.src } }
 ports:
   vm1:
 "#;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Respond;
+use super::limit::Limiter;
 use super::transpose::HeaderOp;
 use crate::decode::Decoder;
 use crate::diagnostic::Code;
@@ -37,6 +38,8 @@ pub enum Action {
     Transpose(Vec<At<HeaderOp>>),
     /// Count by this meter.
     Meter(At<Name>),
+    /// Pass while there are tokens.
+    Limit(Limiter),
     /// Set DSCP or metadata.
     Mark {
         /// New DSCP.
@@ -164,7 +167,7 @@ pub enum Dscp {
     Copy,
 }
 
-const ACTIONS: [&str; 12] = [
+const ACTIONS: [&str; 13] = [
     "allow",
     "block",
     "nat",
@@ -174,6 +177,7 @@ const ACTIONS: [&str; 12] = [
     "map-encap",
     "transpose",
     "meter",
+    "limit",
     "mark",
     "respond",
     "hairpin",
@@ -219,6 +223,7 @@ impl Decoder<'_> {
                     "map-encap" => self.map_encap(value),
                     "transpose" => self.transpose(value),
                     "meter" => self.name(value).map(Action::Meter),
+                    "limit" => self.limiter(value).map(Action::Limit),
                     "mark" => self.mark(value),
                     "respond" => self.respond(value),
                     "hairpin" => self.hairpin(value),
@@ -246,6 +251,7 @@ impl Decoder<'_> {
                 "map-encap" => "{ map-encap: { mapping: blue, kind: vxlan, vni: 5001 } }",
                 "transpose" => "{ transpose: [ { modify: { ip.ttl: decrement } } ] }",
                 "meter" => "{ meter: NAME }",
+                "limit" => "{ limit: { packets: 20/s, burst: 40 } }",
                 "mark" => "{ mark: { dscp: 46 } }",
                 _ => "{ respond: echo }",
             };

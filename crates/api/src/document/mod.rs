@@ -8,6 +8,7 @@ mod action;
 mod condition;
 mod field;
 mod layer;
+mod limit;
 mod names;
 mod resource;
 mod respond;
@@ -17,6 +18,7 @@ pub use action::{Action, Affinity, Dscp, Encap, EncapKind, MapEncap, Nat, NatTo,
 pub use condition::{Condition, Scalar, Value};
 pub use field::{FieldName, HeaderField, Scope, ValueKind};
 pub use layer::{ContextDirection, DefaultAction, Group, Layer, ReverseTunnel, Rule, Selection, Stateful};
+pub use limit::{Limit, Limiter, Rate, RateUnit};
 pub use names::{DnsData, DnsOwner, DnsRecord, DnsTable, LeaseEntry, LeaseTable, UnknownNames};
 pub use resource::{
     Mapping, MappingEntry, Meter, MeterCounts, OnMiss, PrefixSet, Resources, Target, TargetSet,

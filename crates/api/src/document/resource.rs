@@ -1,11 +1,12 @@
-//! Resources as written: mapping tables, target sets, prefix sets, meters; those with names have their own file.
+//! Resources as written: mapping tables, target sets, prefix sets, meters; limits and those with names have their own
+//! files.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{DnsTable, FieldName, LeaseTable, MAX_TABLE};
+use super::{DnsTable, FieldName, LeaseTable, Limit, MAX_TABLE};
 use crate::decode::Decoder;
 use crate::diagnostic::Code;
 use crate::source::At;
@@ -27,6 +28,8 @@ pub struct Resources {
     pub leases: Vec<Arc<LeaseTable>>,
     /// Tables of domain names.
     pub dns: Vec<Arc<DnsTable>>,
+    /// Limits.
+    pub limits: Vec<Arc<Limit>>,
 }
 
 /// A mapping table.
@@ -131,7 +134,7 @@ const MAX_TARGETS: usize = 65_535;
 impl Decoder<'_> {
     pub(super) fn resources(&mut self, tree: &Tree<'_>) -> Resources {
         let mut resources = Resources::default();
-        const KNOWN: [&str; 6] = ["mappings", "targets", "prefixes", "meters", "leases", "dns"];
+        const KNOWN: [&str; 7] = ["mappings", "targets", "prefixes", "meters", "leases", "dns", "limits"];
         let Some(fields) = self.fields(tree, "the resources", &KNOWN) else { return resources };
         if let Some(tree) = fields.optional("mappings") {
             for (name, tree) in self.named(tree, "the mapping tables") {
@@ -161,6 +164,11 @@ impl Decoder<'_> {
         if let Some(tree) = fields.optional("dns") {
             for (name, tree) in self.named(tree, "the tables of domain names") {
                 resources.dns.extend(self.dns_table(name, tree).map(Arc::new));
+            }
+        }
+        if let Some(tree) = fields.optional("limits") {
+            for (name, tree) in self.named(tree, "the limits") {
+                resources.limits.extend(self.limit(name, tree).map(Arc::new));
             }
         }
         resources

@@ -83,12 +83,13 @@ pub(super) enum Shape {
 }
 
 /// Messages that may be written as the one scalar that their field of this name holds.
-const SCALARS: [(&str, &str); 5] = [
+const SCALARS: [(&str, &str); 6] = [
     ("MacSource", "mac"),
     ("VlanTag", "id"),
     ("TimeToLive", "set"),
     ("AdvertisedPrefix", "prefix"),
     ("AdvertisedRoute", "to"),
+    ("Limiter", "name"),
 ];
 /// Messages that `true` is short for.
 const TRUE: [&str; 1] = ["Stateful"];

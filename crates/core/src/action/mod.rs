@@ -9,6 +9,7 @@ mod block;
 mod decap;
 mod encap;
 mod hairpin;
+mod limit;
 mod load_balance;
 mod map_encap;
 mod mark;
@@ -23,6 +24,7 @@ pub use block::Block;
 pub use decap::Decap;
 pub use encap::{Encap, Tunnel};
 pub use hairpin::Hairpin;
+pub use limit::{Limit, Limiter};
 pub use load_balance::{Affinity, LoadBalance};
 pub use map_encap::MapEncap;
 pub use mark::Mark;
@@ -61,6 +63,8 @@ pub enum Action {
     Transpose(Transpose),
     /// Count.
     Meter(Meter),
+    /// Pass while there are tokens.
+    Limit(Limit),
     /// Set DSCP or metadata.
     Mark(Mark),
     /// Answer the packet.
@@ -91,6 +95,8 @@ pub struct Effect {
     pub transposition: Transposition,
     /// The meter that counts the packet.
     pub meter: Option<MeterId>,
+    /// The tokens that the packet needs.
+    pub limit: Option<Limiter>,
     /// Metadata keys (by index) and their new values.
     pub metadata: Vec<(u8, u32)>,
     /// The mapping that the action read, there or not.
@@ -138,6 +144,7 @@ impl Action {
             Action::MapEncap(action) => action.process(input),
             Action::Transpose(action) => action.process(input),
             Action::Meter(action) => action.process(input),
+            Action::Limit(action) => action.process(input),
             Action::Mark(action) => action.process(input),
             Action::Respond(action) => action.process(input),
             Action::Hairpin(action) => action.process(input),
@@ -156,6 +163,7 @@ impl Action {
             Action::MapEncap(_) => "map-encap",
             Action::Transpose(_) => "transpose",
             Action::Meter(_) => "meter",
+            Action::Limit(_) => "limit",
             Action::Mark(_) => "mark",
             Action::Respond(_) => "respond",
             Action::Hairpin(_) => "hairpin",

@@ -66,7 +66,7 @@ pub struct DropSummary {
 }
 
 /// The layer that dropped a packet, with its group and rule; without these, its default.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct DropPlace {
     pub(crate) layer: Name,
     pub(crate) rule: Option<(Name, Name)>,

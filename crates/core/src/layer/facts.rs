@@ -11,7 +11,7 @@ use alloc::collections::BTreeMap;
 
 use super::rule_list::RuleList;
 use super::{Condition, Rule};
-use crate::action::{Action, Affinity, LeaseSource, MacSource, Respond};
+use crate::action::{Action, Affinity, LeaseSource, Limit, Limiter, MacSource, Respond};
 use crate::flow::{Field, FieldSet, HeaderField, Scope};
 use crate::resource::{Resources, TargetSetId};
 
@@ -22,6 +22,7 @@ enum Need {
     Mapping(u32),
     Targets(u32),
     Meter(u32),
+    Limit(u32),
     Leases(u32),
     Names(u32),
     /// Set by a rule; those that are read are fields.
@@ -36,6 +37,10 @@ pub(crate) struct Facts {
     /// Rules that read or write transport fields, as far as the rules alone tell.
     transport: u32,
     stateful: u32,
+    /// Rules with a token bucket of their own.
+    own_limits: u32,
+    /// Those of them whose bucket cannot be.
+    bad_rates: u32,
 }
 
 impl Facts {
@@ -60,6 +65,7 @@ impl Facts {
 
     /// Counts a rule in, or out again.
     fn count(&mut self, rule: &Rule, is_in: bool) {
+        let (mut own_limit, mut bad_rate) = (false, false);
         let mut transport = rule.conditions.iter().any(|condition| is_transport(condition.field));
         for condition in &rule.conditions {
             self.condition(condition, is_in);
@@ -75,6 +81,12 @@ impl Facts {
             }
             Action::MapEncap(encap) => change(&mut self.needs, Need::Mapping(encap.mapping.0), is_in),
             Action::Meter(meter) => change(&mut self.needs, Need::Meter(meter.meter.0), is_in),
+            Action::Limit(Limit { by: Limiter::Shared(id) }) => {
+                change(&mut self.needs, Need::Limit(id.0), is_in);
+            }
+            Action::Limit(Limit { by: Limiter::Own(rate) }) => {
+                (own_limit, bad_rate) = (true, !rate.is_valid());
+            }
             Action::Mark(mark) => {
                 for (key, _) in &mark.metadata {
                     change(&mut self.needs, Need::Metadata(*key), is_in);
@@ -105,6 +117,8 @@ impl Facts {
         };
         step(&mut self.transport, transport);
         step(&mut self.stateful, rule.state.is_some());
+        step(&mut self.own_limits, own_limit);
+        step(&mut self.bad_rates, bad_rate);
     }
 
     fn lease(&mut self, source: &LeaseSource, is_in: bool) {
@@ -132,18 +146,25 @@ impl Facts {
         self.stateful > 0
     }
 
-    /// True when every table and key that is named exists.
+    /// True when a rule has a token bucket of its own.
+    pub(crate) fn has_own_limits(&self) -> bool {
+        self.own_limits > 0
+    }
+
+    /// True when every table and key that is named exists, and every rate can be.
     pub(crate) fn are_met(&self, resources: &Resources, metadata_keys: usize) -> bool {
         let keys_exist = self
             .fields
             .keys()
             .all(|field| !matches!(field, Field::Metadata(key) if *key as usize >= metadata_keys));
         keys_exist
+            && self.bad_rates == 0
             && self.needs.keys().all(|need| match *need {
                 Need::PrefixSet(id) => (id as usize) < resources.prefix_sets.len(),
                 Need::Mapping(id) => (id as usize) < resources.mappings.len(),
                 Need::Targets(id) => (id as usize) < resources.target_sets.len(),
                 Need::Meter(id) => (id as usize) < resources.meters.len(),
+                Need::Limit(id) => (id as usize) < resources.limits.len(),
                 Need::Leases(id) => (id as usize) < resources.lease_tables.len(),
                 Need::Names(id) => (id as usize) < resources.dns_tables.len(),
                 Need::Metadata(key) => (key as usize) < metadata_keys,
@@ -186,7 +207,7 @@ mod tests {
     use super::*;
     use crate::action::{Allow, LoadBalance, Mark, Meter};
     use crate::layer::Stateful;
-    use crate::resource::{MeterId, PrefixSetId};
+    use crate::resource::{LimitId, MeterId, PrefixSetId, Rate, RateUnit};
     use alloc::format;
     use alloc::vec::Vec;
     use proptest::prelude::*;
@@ -206,6 +227,11 @@ mod tests {
             (0u32..3, any::<bool>()).prop_map(|(id, by_source)| {
                 let affinity = if by_source { Affinity::SourceAddress } else { Affinity::FiveTuple };
                 Action::LoadBalance(LoadBalance { targets: TargetSetId(id), affinity })
+            }),
+            (0u32..3).prop_map(|id| Action::Limit(Limit { by: Limiter::Shared(LimitId(id)) })),
+            (0u64..3).prop_map(|burst| {
+                let rate = Rate { unit: RateUnit::Packets, per_second: 1, burst };
+                Action::Limit(Limit { by: Limiter::Own(rate) })
             }),
             Just(Action::Respond(Respond::Arp(MacSource::Fixed(crate::address::MacAddr::ZERO)))),
             (0u8..3).prop_map(|key| Action::Mark(Mark { dscp: None, metadata: alloc::vec![(key, 1)] })),

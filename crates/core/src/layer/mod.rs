@@ -7,11 +7,13 @@
 mod base_cache;
 mod compiler;
 mod facts;
+mod limit_change;
 mod program;
 mod rule_list;
 mod slots;
 
 pub use compiler::{CompileError, Compiler, Rebuilt};
+pub(crate) use limit_change::LimitChange;
 pub(crate) use program::CompiledLayer;
 pub use program::{MAX_LAYERS, MAX_METADATA_KEYS, Program};
 pub(crate) use rule_list::{Added, Place};

@@ -15,12 +15,13 @@ use alloc::vec::Vec;
 
 use super::base_cache::{BaseCache, BaseCode};
 use super::facts::{Facts, is_transport};
+use super::limit_change::{LimitChange, limit_changes};
 use super::slots::{GroupSlots, Retirement, SlotPlan, SlotSpace};
 use super::{Condition, DefaultAction, Group, Layer, MalformedPolicy, Name, Place, Policy, Rule};
-use crate::action::{Action, LeaseSource, MacSource, Respond};
+use crate::action::{Action, LeaseSource, Limit, Limiter, MacSource, Respond};
 use crate::classify::{AddedClassifier, Classifier, GroupIndex, Read};
 use crate::flow::{Direction, Field, FieldSet};
-use crate::resource::{MappingId, Resources};
+use crate::resource::{MappingId, Rate, Resources};
 use crate::stats::Slot;
 
 /// Metadata keys that one port can have.
@@ -43,6 +44,8 @@ pub struct Program {
     predecessor: Option<Weak<Program>>,
     /// Rules of the predecessor that are gone.
     pub(crate) retirement: Option<Retirement>,
+    /// Rules that both have, whose buckets must be told of their new limits.
+    pub(crate) limit_changes: Vec<LimitChange>,
 }
 
 /// A layer, compiled.
@@ -156,6 +159,14 @@ impl Program {
                 extras.insert(*field);
             }
         }
+        for limit in &policy.resources.limits {
+            for field in &limit.key {
+                check_field(*field, policy.metadata_keys.len())
+                    .map_err(|why| format!("limit {}: {why}", limit.name))?;
+                extras.insert(*field);
+            }
+            check_rate(&limit.rate).map_err(|why| format!("limit {}: {why}", limit.name))?;
+        }
         let mut layers: Vec<&Layer> = policy.layers.iter().collect();
         layers.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
         let space = predecessor.map_or_else(Arc::default, |program| program.slots.clone());
@@ -167,6 +178,7 @@ impl Program {
                     && program.metadata_keys.len() == policy.metadata_keys.len()
             }),
             plan: SlotPlan::new(space),
+            limit_changes: Vec::new(),
             cache,
         };
         let mut compiled: Vec<CompiledLayer> = Vec::with_capacity(layers.len());
@@ -184,7 +196,8 @@ impl Program {
             compilation.leave_side(&gone.inbound);
             compilation.leave_side(&gone.outbound);
         }
-        let (slots, retirement) = compilation.plan.finish();
+        let Compilation { plan, limit_changes, .. } = compilation;
+        let (slots, retirement) = plan.finish();
         Ok(Program {
             layers: compiled,
             resources: policy.resources.clone(),
@@ -194,6 +207,7 @@ impl Program {
             slots,
             predecessor: predecessor.map(Arc::downgrade),
             retirement,
+            limit_changes,
         })
     }
 }
@@ -205,6 +219,7 @@ struct Compilation<'a> {
     /// The predecessor was compiled with the same resources and keys, so that what is shared need not be checked.
     is_same_ground: bool,
     plan: SlotPlan,
+    limit_changes: Vec<LimitChange>,
     cache: &'a mut BaseCache,
 }
 
@@ -289,6 +304,12 @@ impl Compilation<'_> {
             Some((before, compiled)) => self.plan.successor(&compiled.slots, &before.rules, list),
             None => self.plan.group(list),
         };
+        if let Some((before, compiled)) = before
+            && compiled.facts.has_own_limits()
+        {
+            let changes = limit_changes((&before.rules, &compiled.slots), (list, &slots));
+            self.limit_changes.extend(changes);
+        }
         let known = before.filter(|(before, _)| before.selection == group.selection);
         let compiled = match known {
             Some((before, compiled)) if before.rules.is_same(list) => {
@@ -358,6 +379,10 @@ impl Compilation<'_> {
             Action::Meter(meter) if meter.meter.0 as usize >= resources.meters.len() => {
                 Err(format!("meter {} does not exist", meter.meter.0))
             }
+            Action::Limit(Limit { by: Limiter::Shared(id) }) if id.0 as usize >= resources.limits.len() => {
+                Err(format!("limit {} does not exist", id.0))
+            }
+            Action::Limit(Limit { by: Limiter::Own(rate) }) => check_rate(rate),
             Action::Mark(mark) => {
                 let unknown = mark.metadata.iter().find(|(key, _)| *key as usize >= self.metadata_keys);
                 unknown.map_or(Ok(()), |(key, _)| Err(format!("metadata key {key} is not declared")))
@@ -387,6 +412,12 @@ fn group_index(groups: &[Group], before: Option<&Arc<CompiledSide>>) -> Arc<Grou
             })
     });
     same.map_or_else(|| Arc::new(GroupIndex::build(groups)), |before| before.index.clone())
+}
+
+fn check_rate(rate: &Rate) -> Result<(), String> {
+    let bounds = (Rate::MAX_PER_SECOND, Rate::MAX_BURST);
+    let message = || format!("a rate is 1 to {} per second, a burst 1 to {}", bounds.0, bounds.1);
+    if rate.is_valid() { Ok(()) } else { Err(message()) }
 }
 
 fn check_field(field: Field, metadata_keys: usize) -> Result<(), String> {

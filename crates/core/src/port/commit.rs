@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 use super::conversation::Conversation;
 use super::layer_flow::{LayerKey, Tuple};
 use super::resolve::{Entry, Resolution};
-use super::{Port, slab::Slab};
+use super::{Charge, Port, slab::Slab};
 use crate::drop_reason::DropReason;
 use crate::flow::drop_cache::Block;
 use crate::flow::table::Basis;
@@ -46,6 +46,8 @@ pub(crate) struct Answer {
     pub(crate) edit: Edit,
     pub(crate) egress: Egress,
     pub(crate) slots: Box<[Slot]>,
+    /// Buckets whose tokens every packet needs.
+    pub(crate) charges: Box<[Charge]>,
 }
 
 /// Interned answers with the number of flows that use each.
@@ -105,6 +107,7 @@ pub(crate) struct Committed {
     /// The packet, which is counted.
     count: Count,
     pub(crate) slots: Box<[Slot]>,
+    pub(crate) charges: Box<[Charge]>,
     pub(crate) conversation: Option<u32>,
     /// False for an answer that relies on state of conversations other than this one, or that does not tell which
     /// packets are dropped for their time to live.
@@ -172,7 +175,8 @@ impl Port {
         }
     }
 
-    /// Carries out the plan of a packet that is forwarded or answered, and counts it.
+    /// Carries out the plan of a packet that is forwarded or answered, and counts it. The caller has seen that no
+    /// limit holds it ([`Port::limited`]).
     pub(crate) fn commit(&mut self, entry: &Entry<'_>, plan: &mut Resolution, count: Count) -> Committed {
         let now = entry.now;
         self.end_pairs(&plan.ended);
@@ -230,9 +234,18 @@ impl Port {
         for slot in &slots {
             self.counters.add(*slot, count);
         }
+        let charges = self.take_tokens(plan, &slots, count, now);
         let is_cachable = !is_shared && !plan.forgets_ttl;
         let depends = Dependencies::new(&plan.depends, entry.mappings);
-        Committed { count, slots, conversation, is_cachable, time_to_live: plan.time_to_live, depends }
+        Committed {
+            count,
+            slots,
+            charges,
+            conversation,
+            is_cachable,
+            time_to_live: plan.time_to_live,
+            depends,
+        }
     }
 
     /// Counts a dropped packet and ends what its walk showed to be over: pairs that expired or that policy no
@@ -321,7 +334,7 @@ impl Port {
         missed: &[u64],
         now: Instant,
     ) {
-        let Committed { count, slots, conversation, is_cachable, time_to_live, depends } = committed;
+        let Committed { count, slots, charges, conversation, is_cachable, time_to_live, depends } = committed;
         let is_crowded = conversation.and_then(|id| self.conversations.get(id)).is_some_and(|owner| {
             let is_member = caching.stale.is_some_and(|id| owner.flows.contains(&id));
             owner.flows.len() >= MAX_CONVERSATION_FLOWS && !is_member
@@ -332,7 +345,7 @@ impl Port {
             }
             return;
         }
-        let answer = self.answers.intern(Answer { edit, egress, slots });
+        let answer = self.answers.intern(Answer { edit, egress, slots, charges });
         let basis = Basis { answer, conversation, generation: self.generation, time_to_live };
         let id = match caching.stale.filter(|id| self.flows.get(*id).is_some()) {
             Some(id) => {

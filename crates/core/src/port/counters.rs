@@ -12,7 +12,7 @@ use crate::inspect::Full;
 use crate::layer::Name;
 use crate::stats::{Count, GroupCounters, LayerCounters, MeterCounters, PortCounters, Slot};
 
-type CellKey = Box<[Option<Value>]>;
+pub(super) type CellKey = Box<[Option<Value>]>;
 
 /// A meter's cells. The counts lie in the port's counter table.
 #[derive(Debug)]

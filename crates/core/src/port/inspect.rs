@@ -94,6 +94,7 @@ impl Port {
             let name = format!("layer-flows {}", layer.name);
             limits.push(LimitUse::new(name, flows.len(), Some(layer.flow_limit), flows.full));
         }
+        limits.extend(self.limit_uses());
         for meter in &self.meters {
             let (used, limit) = (meter.cells.len(), Some(meter.limit));
             limits.push(LimitUse::new(format!("meter {}", meter.name), used, limit, meter.full));

@@ -12,9 +12,11 @@ mod flow_list;
 mod inspect;
 mod layer_flow;
 mod observe;
+mod policer;
 mod publish;
 mod resolve;
 mod slab;
+mod token_bucket;
 
 pub use inspect::LayerFlowInfo;
 pub use layer_flow::Tuple;
@@ -27,6 +29,7 @@ pub(crate) use flow_list::FlowWalk;
 pub(crate) use layer_flow::LayerPair;
 pub(crate) use layer_flow::Side;
 pub(crate) use observe::{Decision, GroupVerdict, Observer};
+pub(crate) use policer::{Charge, PassedLimit};
 pub(crate) use resolve::{Entry, Planned, Resolution};
 
 use alloc::collections::VecDeque;
@@ -47,7 +50,7 @@ use crate::switch::PortConfig;
 use crate::time::Instant;
 
 use conversation::Conversations;
-use counters::MeterState;
+use counters::{CellKey, MeterState};
 use layer_flow::{LayerFlowTable, LayerKey};
 
 /// Values that layers set for later layers, by key.
@@ -95,6 +98,7 @@ pub(crate) struct Port {
     retiring: VecDeque<(Retirement, u64)>,
     /// What it asks controllers for.
     pub(crate) asking: Asking,
+    policers: policer::Policers,
     pub(crate) drops: DropCounters,
     pub(crate) drop_log: DropLog,
     pub(crate) flow_counters: FlowCounters,
@@ -136,6 +140,7 @@ impl Port {
             meters: Vec::new(),
             retiring: VecDeque::new(),
             asking: Asking::default(),
+            policers: policer::Policers::default(),
             drops: DropCounters::default(),
             drop_log: DropLog::new(hasher),
             flow_counters: FlowCounters::default(),

@@ -1,8 +1,8 @@
 //! Install: a new program takes the place of the old one, and what belongs to names stays with the names.
 //!
-//! Counters follow rule, group and meter names; layer flows follow layer names. This runs between packets, so it
-//! takes as long as what changed, not as long as what there is. What can be refused is refused before; installing
-//! cannot fail.
+//! Counters and tokens follow rule, group, meter and limit names; layer flows follow layer names. This runs between
+//! packets, so it takes as long as what changed, not as long as what there is. What can be refused is refused before;
+//! installing cannot fail.
 
 use alloc::format;
 use alloc::string::String;
@@ -49,10 +49,15 @@ impl Port {
                 if let Some(retirement) = &program.retirement {
                     self.retiring.push_back((retirement.clone(), self.flows.walks));
                 }
+                self.policers.follow(&program);
             }
-            _ => self.carry_rule_counts(&program),
+            _ => {
+                self.policers.carry_own(self.program.as_deref(), &program);
+                self.carry_rule_counts(&program);
+            }
         }
         self.carry_meters(&program);
+        self.policers.carry_shared(&program.resources.limits);
         self.carry_layer_tables(&program);
         let before = self.program.replace(program);
         self.raise_generation();

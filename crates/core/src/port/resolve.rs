@@ -12,8 +12,8 @@ use core::ops::ControlFlow;
 
 use super::layer_flow::{LayerKey, LayerPair, Origin, PairRule, Side, Tuple};
 use super::observe::{Decision, GroupVerdict, Observer};
-use super::{Metadata, Port};
-use crate::action::{ActionInput, Effect, Outcome, Reply};
+use super::{Metadata, PassedLimit, Port};
+use crate::action::{ActionInput, Effect, Limiter, Outcome, Reply};
 use crate::classify::Read;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, Field, Fragment, HeaderStack, Value};
@@ -62,6 +62,8 @@ pub(crate) struct Resolution {
     pub(crate) depends: Vec<Dependency>,
     /// The mapping for lack of which the packet is dropped.
     pub(crate) missing: Option<Dependency>,
+    /// Limits passed, whose tokens the packet needs when it goes on.
+    pub(crate) limits: Vec<PassedLimit>,
     /// Layer flows that answered: table, pair.
     pub(crate) met: Vec<(u32, u32)>,
     /// Pairs that an update left valid under another rule: table, pair, what they now have from it.
@@ -187,6 +189,7 @@ impl Port {
                 meters: Vec::new(),
                 depends: Vec::new(),
                 missing: None,
+                limits: Vec::new(),
                 met: Vec::new(),
                 moved: Vec::new(),
                 ended: Vec::new(),
@@ -315,6 +318,7 @@ impl<'a> Walk<'a> {
         let effect = Effect {
             transposition: pair.transposition(side).clone(),
             meter: rule.meter.filter(|_| carries_contexts),
+            limit: rule.limit.filter(|_| carries_contexts),
             metadata: if side == Side::Forward { rule.metadata.clone() } else { Vec::new() },
             looked_up: None,
             outcome: Outcome::Continue,
@@ -347,6 +351,7 @@ impl<'a> Walk<'a> {
             time_to_live: state.time_to_live,
             contexts: state.contexts,
             meter: effect.meter,
+            limit: effect.limit,
             metadata: effect.metadata,
             depends: self.dependency(effect.looked_up.as_ref()),
             group: layer.side(direction).groups[selected.group].name.clone(),
@@ -392,6 +397,7 @@ impl<'a> Walk<'a> {
                 time_to_live: state.time_to_live,
                 contexts: state.contexts,
                 meter: effect.meter,
+                limit: effect.limit,
                 metadata: effect.metadata.clone(),
                 depends,
                 group: group.clone(),
@@ -466,11 +472,20 @@ impl<'a> Walk<'a> {
         let LayerAnswer { slot, effect, who } = answer;
         let layer = &self.program.layers[index];
         if let Some(meter) = effect.meter {
-            let (headers, metadata) = (&self.plan.headers, &self.metadata);
-            let view =
-                View { headers, metadata, direction: self.entry.direction, ingress: self.entry.ingress };
-            let key = self.program.resources.meter(meter).key.iter().map(|field| view.read(*field)).collect();
+            let key = self.key_of(&self.program.resources.meter(meter).key);
             self.plan.meters.push((meter, key));
+        }
+        if let Some(by) = effect.limit {
+            let key = match by {
+                Limiter::Shared(id) => self.key_of(&self.program.resources.limit(id).key),
+                Limiter::Own(_) => Box::default(),
+            };
+            let (meters, layers) = (self.plan.meters.len(), self.plan.slots.len() + 1);
+            let place = who.clone().place(layer);
+            let passed = PassedLimit { by, key, slot, place, meters, layers };
+            if !self.plan.limits.iter().any(|other| other.is_same_bucket(&passed)) {
+                self.plan.limits.push(passed);
+            }
         }
         for (key, value) in effect.metadata {
             self.metadata.set(key, value);
@@ -518,12 +533,20 @@ impl<'a> Walk<'a> {
         self.plan.slots.clear();
         self.plan.slots.extend(slot);
         self.plan.meters.retain(|(meter, _)| resources.meter(*meter).counts == MeterCounts::Offered);
+        self.plan.limits.clear();
         // The pairs are not made after all, so the answer relies on both of their keys being free.
         for (table, pair) in self.plan.created.drain(..) {
             let keys = [pair.forward_key, pair.reverse_key];
             self.plan.missed.extend(keys.map(|key| self.port.key_hash(table, &key)));
         }
         ControlFlow::Break(())
+    }
+
+    /// The values of `fields` in the packet as it stands.
+    fn key_of(&self, fields: &[Field]) -> Box<[Option<Value>]> {
+        let (headers, metadata) = (&self.plan.headers, &self.metadata);
+        let view = View { headers, metadata, direction: self.entry.direction, ingress: self.entry.ingress };
+        fields.iter().map(|field| view.read(*field)).collect()
     }
 
     fn input<'b>(&'b self, headers: &'b HeaderStack, direction: Direction) -> ActionInput<'b> {

@@ -1,5 +1,5 @@
 //! Port-wide tables that rules refer to by name (§6): mapping tables, target sets, prefix sets, meters,
-//! lease tables, tables of domain names.
+//! limits, lease tables, tables of domain names.
 //!
 //! A resource is updated without recompiling the rules that read it. Rules hold its id, an index into
 //! [`Resources`]; names are for people. Resources are immutable values here: an update publishes a new
@@ -8,6 +8,7 @@
 
 mod dns;
 mod lease;
+mod limit;
 mod live;
 mod mapping;
 mod prefix_set;
@@ -15,6 +16,7 @@ mod target_set;
 
 pub use dns::DnsTable;
 pub use lease::{Lease, LeaseTable};
+pub use limit::{LimitSpec, Rate, RateUnit};
 pub(crate) use live::{Dependencies, Dependency, LiveMappings};
 pub use live::{LiveMapping, Lookup, Mappings};
 pub use mapping::{
@@ -51,6 +53,8 @@ ids! {
     LeaseTableId;
     /// Index of a table of domain names in [`Resources`].
     DnsTableId;
+    /// Index of a limit in [`Resources`].
+    LimitId;
 }
 
 /// All resources of a port.
@@ -68,6 +72,8 @@ pub struct Resources {
     pub lease_tables: Vec<Arc<LeaseTable>>,
     /// Tables of domain names, by [`DnsTableId`].
     pub dns_tables: Vec<Arc<DnsTable>>,
+    /// Limits, by [`LimitId`]. Their tokens lie in the port's state, by name.
+    pub limits: Vec<LimitSpec>,
 }
 
 impl Resources {
@@ -94,6 +100,11 @@ impl Resources {
     /// The meter of `id`.
     pub fn meter(&self, id: MeterId) -> &MeterSpec {
         &self.meters[id.0 as usize]
+    }
+
+    /// The limit of `id`.
+    pub fn limit(&self, id: LimitId) -> &LimitSpec {
+        &self.limits[id.0 as usize]
     }
 }
 

@@ -14,9 +14,10 @@ use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
 use crate::packet::{Answered, Packet, Parsed, parse, parse_opaque};
-use crate::port::{Egress, Entry, LayerPair, Lookup, Planned, Port};
+use crate::port::{Egress, Entry, Lookup, Planned, Port, Resolution};
 use crate::resource::{LiveMappings, MappingKey};
-use crate::switch::{Judgement, PortId, Switch, header_len, is_too_big, max_frame};
+use crate::stats::Count;
+use crate::switch::{Judgement, PortId, Switch, guest_side, header_len, is_too_big, max_frame};
 use crate::time::Instant;
 use crate::transposition::{Edit, Transposition};
 
@@ -257,7 +258,7 @@ impl Switch {
                 let place = (direction, ingress, now);
                 trace.cache = cache_state(port, &parsed, place, self.live_mappings());
                 let range = (0, program.layers.len());
-                self.walk(now, (id, port), (direction, ingress, range), (&parsed, packet), &[], &mut trace);
+                self.walk(now, (id, port), (direction, ingress, range), (&parsed, packet), None, &mut trace);
             }
         }
         Some(trace)
@@ -269,7 +270,7 @@ impl Switch {
         (id, port): (PortId, &Port),
         (direction, ingress, range): (Direction, PortId, (usize, usize)),
         (parsed, packet): (&Parsed, &Packet),
-        pending: &[(u32, LayerPair)],
+        before: Option<(&Resolution, Count)>,
         trace: &mut Trace,
     ) {
         let Some(program) = &port.program else { return };
@@ -287,6 +288,7 @@ impl Switch {
         // Only a reply crosses a part of the layers, and it is not answered in turn.
         let is_reply = range != (0, program.layers.len());
         let mut recorder = Recorder::default();
+        let pending = before.map_or(&[][..], |(plan, _)| &plan.created);
         let mut plan = port.resolve_after(program, &entry, pending, &mut recorder);
         while let Planned::Reply(reply, _) = &plan.outcome
             && !is_reply
@@ -299,6 +301,13 @@ impl Switch {
         trace.layers = recorder.nodes;
         trace.transposition = plan.transposition.clone();
         let entered = packet.len();
+        // Of a packet that goes on: what it counts as, unless a limit holds it.
+        let limit = |packet: &Packet, trace: &mut Trace| {
+            let count = guest_side(direction, entered, parsed, packet);
+            let Some(passed) = port.limited(before.as_slice(), &plan, count, now) else { return Ok(count) };
+            trace.layers.truncate(plan.limits[passed].layers);
+            Err(DropReason::Limited)
+        };
         let mut packet = packet.clone();
         match plan.outcome.clone() {
             Planned::Drop(reason) => {
@@ -327,12 +336,19 @@ impl Switch {
                 if !matches!(trace.outcome, TraceOutcome::Reply(_)) {
                     return;
                 }
+                let count = match limit(&packet, trace) {
+                    Ok(count) => count,
+                    Err(reason) => {
+                        trace.outcome = TraceOutcome::Drop(reason);
+                        return;
+                    }
+                };
                 let range = match direction {
                     Direction::Outbound => (0, layer),
                     Direction::Inbound => (layer + 1, program.layers.len()),
                 };
                 let way = (direction.opposite(), range);
-                self.way_back(now, (id, port), way, &packet, &plan.created, trace);
+                self.way_back(now, (id, port), way, &packet, (&plan, count), trace);
             }
             Planned::Forward | Planned::Turn(_) => {
                 let egress = match (&plan.outcome, direction) {
@@ -352,6 +368,7 @@ impl Switch {
                     if is_too_big(egress, &packet, header_len(parsed, entered, packet.len())) {
                         return Err(DropReason::TooBig);
                     }
+                    limit(&packet, trace)?;
                     trace.frame = packet.frame().to_vec();
                     Ok(egress)
                 });
@@ -372,7 +389,7 @@ impl Switch {
         (id, port): (PortId, &Port),
         (direction, range): (Direction, (usize, usize)),
         packet: &Packet,
-        pending: &[(u32, LayerPair)],
+        before: (&Resolution, Count),
         trace: &mut Trace,
     ) {
         let mut back = Trace {
@@ -390,7 +407,14 @@ impl Switch {
             Ok(parsed) => {
                 back.entered = Some(parsed.stack);
                 back.cache = CacheState::Miss;
-                self.walk(now, (id, port), (direction, id, range), (&parsed, packet), pending, &mut back);
+                self.walk(
+                    now,
+                    (id, port),
+                    (direction, id, range),
+                    (&parsed, packet),
+                    Some(before),
+                    &mut back,
+                );
             }
         }
         trace.next.push(back);

@@ -1,7 +1,7 @@
 //! What a packet measures: what it counts as, whether it fits, and what its cached answers may stand for.
 
 use crate::drop_reason::DropReason;
-use crate::flow::{Fragment, HeaderStack, L4};
+use crate::flow::{Direction, Fragment, HeaderStack, L4};
 use crate::inspect::Lost;
 use crate::packet::{Offload, Packet, Parsed};
 use crate::port::Egress;
@@ -35,7 +35,7 @@ pub(super) fn has_fate_of_its_flow(stack: &HeaderStack) -> bool {
 }
 
 /// First byte after the innermost headers.
-pub(super) fn header_end(parsed: &Parsed) -> usize {
+fn header_end(parsed: &Parsed) -> usize {
     parsed.layout.groups[parsed.stack.groups().len() - 1].end as usize
 }
 
@@ -54,13 +54,23 @@ pub(super) fn lost<'p>(now: Instant, packet: &Packet, parsed: Option<&'p Parsed>
     Lost { now, count, length, headers: parsed.map(|parsed| &parsed.stack) }
 }
 
+/// What a packet that entered with `entered` bytes and is now `packet` counts as on the guest's side.
+pub(crate) fn guest_side(direction: Direction, entered: usize, parsed: &Parsed, packet: &Packet) -> Count {
+    let len = match direction {
+        Direction::Outbound => entered,
+        Direction::Inbound => packet.len(),
+    };
+    let payload = entered - header_end(parsed).min(entered);
+    segments_count(len, payload, &packet.offload)
+}
+
 /// What a frame of `len` bytes counts as.
 pub(super) fn guest_count(len: usize, parsed: &Parsed, packet: &Packet) -> Count {
     segments_count(len, len - header_end(parsed).min(len), &packet.offload)
 }
 
 /// A super-frame counts as the segments it stands for (§5.6).
-pub(super) fn segments_count(len: usize, payload: usize, offload: &Offload) -> Count {
+fn segments_count(len: usize, payload: usize, offload: &Offload) -> Count {
     match offload.segmentation {
         Some(segmentation) if segmentation.size > 0 => {
             let segments = payload.div_ceil(segmentation.size as usize).max(1);

@@ -19,7 +19,7 @@ pub use resume::{InjectError, MAX_INJECTED};
 pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
 pub(crate) use fabric::Fabric;
-pub(crate) use measure::{header_len, is_too_big, max_frame};
+pub(crate) use measure::{guest_side, header_len, is_too_big, max_frame};
 pub(crate) use misses::Judgement;
 
 use alloc::boxed::Box;

@@ -6,10 +6,11 @@
 mod reply;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use super::measure::{
-    guest_count, has_fate_of_its_flow, header_end, header_len, is_cacheable, is_lasting, is_too_big, lost,
-    max_frame, segments_count,
+    guest_count, guest_side, has_fate_of_its_flow, header_len, is_cacheable, is_lasting, is_too_big, lost,
+    max_frame,
 };
 use super::misses::patience;
 use super::resume::{Entering, Reason};
@@ -381,7 +382,15 @@ impl Crossing<'_> {
         if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
             return self.refuse_hit(port, parsed, (entered, offered), DropReason::TooBig);
         }
-        let count = self.count(port, entered, parsed, packet);
+        let is_limited = !answer.charges.is_empty();
+        let count = guest_side(self.direction, entered, parsed, packet);
+        if is_limited {
+            let lost = Lost { now: self.now, count: offered, length: entered, headers: Some(&parsed.stack) };
+            if !port.charge(id, count, self.direction, &lost) {
+                return Fate::Drop;
+            }
+        }
+        self.count(port, count);
         port.touch(id, count, self.now, self.mappings);
         Fate::Forward(egress)
     }
@@ -537,7 +546,11 @@ impl Crossing<'_> {
                 if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
                     return self.refuse(port, &plan, &lost, DropReason::TooBig);
                 }
-                let count = self.count(port, entered, parsed, packet);
+                let count = guest_side(self.direction, entered, parsed, packet);
+                if let Some(passed) = port.limited(&[], &plan, count, self.now) {
+                    return self.limit(port, plan, passed, &lost);
+                }
+                self.count(port, count);
                 let committed: Committed = port.commit(&entry, &mut plan, count);
                 if let Some(caching) = caching {
                     port.cache_flow(&caching, (edit, egress), committed, &plan.missed, self.now);
@@ -547,12 +560,27 @@ impl Crossing<'_> {
         }
     }
 
+    /// A packet for which the limit number `passed` of its plan has no tokens: it is dropped there as if the rule had
+    /// blocked it, but for this packet only.
+    fn limit(&self, port: &mut Port, mut plan: Resolution, passed: usize, lost: &Lost<'_>) -> Fate {
+        let limit = &plan.limits[passed];
+        plan.meters.truncate(limit.meters);
+        plan.slots = Vec::from([limit.slot]);
+        plan.dropped_by = Some(limit.place.clone());
+        self.undo(port, plan, lost, DropReason::Limited)
+    }
+
     /// A packet that the layers passed and that cannot leave all the same: no state; the drop counts, and meters that
     /// count offered packets.
     fn refuse(&self, port: &mut Port, plan: &Resolution, lost: &Lost<'_>, reason: DropReason) -> Fate {
         let mut plan = plan.clone();
         plan.dropped_by = None;
         plan.slots.clear();
+        self.undo(port, plan, lost, reason)
+    }
+
+    /// Counts a packet that comes to nothing, by the slots that its plan has left.
+    fn undo(&self, port: &mut Port, mut plan: Resolution, lost: &Lost<'_>, reason: DropReason) -> Fate {
         plan.created.clear();
         if let Some(program) = &port.program {
             plan.meters.retain(|(meter, _)| program.resources.meter(*meter).counts == MeterCounts::Offered);
@@ -609,15 +637,11 @@ impl Crossing<'_> {
         Ok((egress, edit))
     }
 
-    /// What the packet counts as on the guest's side, and adds it to the port's total.
-    fn count(&self, port: &mut Port, entered: usize, parsed: &Parsed, packet: &Packet) -> Count {
-        let (len, total) = match self.direction {
-            Direction::Outbound => (entered, &mut port.outbound),
-            Direction::Inbound => (packet.len(), &mut port.inbound),
-        };
-        let payload = entered - header_end(parsed).min(entered);
-        let count = segments_count(len, payload, &packet.offload);
-        total.add(count);
-        count
+    /// Adds a packet that goes on to the port's total.
+    fn count(&self, port: &mut Port, count: Count) {
+        match self.direction {
+            Direction::Outbound => port.outbound.add(count),
+            Direction::Inbound => port.inbound.add(count),
+        }
     }
 }

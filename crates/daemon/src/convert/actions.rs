@@ -5,17 +5,18 @@ use std::net::IpAddr;
 use lamina_api::document::{self, Affinity as WrittenAffinity, Dscp};
 use lamina_api::{At, Code, Diagnostic, Source, Span};
 use lamina_core::action::{
-    Action, Affinity, Allow, Block, Decap, Encap, Hairpin, LoadBalance, MapEncap, Mark, Meter, Nat, NatTo,
-    Transpose, Tunnel,
+    Action, Affinity, Allow, Block, Decap, Encap, Hairpin, Limit, Limiter, LoadBalance, MapEncap, Mark,
+    Meter, Nat, NatTo, Transpose, Tunnel,
 };
 use lamina_core::address::MacAddr;
 use lamina_core::flow::EncapKind;
-use lamina_core::resource::{MappingId, MeterId, TargetSetId};
+use lamina_core::resource::{LimitId, MappingId, MeterId, TargetSetId};
 use lamina_core::switch::PortId;
 use lamina_core::transposition::{GENEVE_PORT, PushDscp, VXLAN_PORT};
 
 use super::conditions::encap_kind;
 use super::holds::Possible;
+use super::resources::rate;
 use super::{Converter, Scope, UPLINK};
 
 impl Converter {
@@ -53,6 +54,16 @@ impl Converter {
                     return None;
                 };
                 Action::Meter(Meter { meter: MeterId(number) })
+            }
+            document::Action::Limit(document::Limiter::Own(written)) => {
+                Action::Limit(Limit { by: Limiter::Own(rate(written)) })
+            }
+            document::Action::Limit(document::Limiter::Shared(name)) => {
+                let Some(number) = scope.tables.limits.number(&name.value) else {
+                    self.missing(source, name, "limit", scope.tables.limits.names());
+                    return None;
+                };
+                Action::Limit(Limit { by: Limiter::Shared(LimitId(number)) })
             }
             document::Action::Mark { dscp, metadata } => {
                 Action::Mark(Mark { dscp: *dscp, metadata: self.marks(source, metadata, scope)? })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lamina_api::document::{self, MAX_METADATA_KEYS, MeterCounts as WrittenCounts};
 use lamina_api::{At, Code, Diagnostic, Document, Source};
 use lamina_core::address::MacAddr;
+use lamina_core::flow::Field;
 use lamina_core::layer::Name;
 use lamina_core::resource as core;
 use lamina_core::time::Duration;
@@ -18,6 +19,8 @@ use super::{Converter, conditions};
 const DEFAULT_METER_LIMIT: usize = 4096;
 /// How long a controller has to answer for a missing entry where the document does not say.
 const DEFAULT_ANSWER: Duration = Duration::from_seconds(1);
+/// The most buckets of a limit where the document names none.
+const DEFAULT_BUCKETS: usize = 4096;
 
 /// Every resource and metadata key, by name.
 pub(super) struct Tables {
@@ -29,6 +32,7 @@ pub(super) struct Tables {
     pub(super) meters: Named<document::Meter>,
     pub(super) leases: Named<document::LeaseTable>,
     pub(super) dns: Named<document::DnsTable>,
+    pub(super) limits: Named<document::Limit>,
 }
 
 /// The resources of one kind: number, document and text of each, in the order of their numbers.
@@ -152,6 +156,14 @@ impl Tables {
                 a.unknown == b.unknown && same_items(&a.records, &b.records, |record| record.value.clone())
             },
         );
+        let limits = Named::collect(
+            documents,
+            converter,
+            "limit",
+            |document| &document.resources.limits,
+            |limit| &limit.name,
+            |a, b| a.limit == b.limit && a.rate == b.rate && same_items(&a.key, &b.key, |f| f.value.clone()),
+        );
         let mut resources = core::Resources::default();
         for (source, mapping) in &mappings.written {
             resources.mappings.push(Arc::new(converter.mapping_table(source, mapping)));
@@ -171,9 +183,21 @@ impl Tables {
         for (source, table) in &dns.written {
             resources.dns_tables.push(Arc::new(converter.dns_table(source, table)));
         }
+        for (source, limit) in &limits.written {
+            resources.limits.push(converter.limit(source, limit, &metadata));
+        }
         let resources = Arc::new(resources);
-        Tables { resources, metadata, mappings, targets, prefixes, meters, leases, dns }
+        Tables { resources, metadata, mappings, targets, prefixes, meters, leases, dns, limits }
     }
+}
+
+/// A rate as meant.
+pub(super) fn rate(written: &document::Rate) -> core::Rate {
+    let unit = match written.unit {
+        document::RateUnit::Packets => core::RateUnit::Packets,
+        document::RateUnit::Bytes => core::RateUnit::Bytes,
+    };
+    core::Rate { unit, per_second: written.per_second, burst: written.burst }
 }
 
 fn same_items<T, K: PartialEq>(a: &[T], b: &[T], key: impl Fn(&T) -> K) -> bool {
@@ -288,22 +312,42 @@ impl Converter {
         core::PrefixSet::new(name.clone(), set.prefixes.iter().map(|prefix| prefix.value))
     }
 
-    fn meter(&mut self, source: &Source, meter: &document::Meter, metadata: &[Name]) -> core::MeterSpec {
+    fn limit(&mut self, source: &Source, limit: &document::Limit, metadata: &[Name]) -> core::LimitSpec {
+        core::LimitSpec {
+            key: self.key(source, &limit.name, &limit.key, metadata),
+            name: limit.name.value.clone(),
+            buckets: limit.limit.map_or(DEFAULT_BUCKETS, |limit| limit as usize),
+            rate: rate(&limit.rate),
+        }
+    }
+
+    /// The key of the meter or limit called `name`.
+    fn key(
+        &mut self,
+        source: &Source,
+        name: &At<Name>,
+        written: &[At<document::FieldName>],
+        metadata: &[Name],
+    ) -> Vec<Field> {
         self.repeated(
             source,
-            meter.key.iter(),
+            written.iter(),
             |field| field.to_string(),
-            |field| format!("the key of `{}` names `{field}` twice", meter.name.value),
+            |field| format!("the key of `{}` names `{field}` twice", name.value),
         );
-        let key = meter.key.iter().filter_map(|field| {
+        let key = written.iter().filter_map(|field| {
             let converted = conditions::field(&field.value, metadata);
             if converted.is_none() {
                 self.missing_metadata(source, field, metadata);
             }
             converted
         });
+        key.collect()
+    }
+
+    fn meter(&mut self, source: &Source, meter: &document::Meter, metadata: &[Name]) -> core::MeterSpec {
         core::MeterSpec {
-            key: key.collect(),
+            key: self.key(source, &meter.name, &meter.key, metadata),
             name: meter.name.value.clone(),
             limit: meter.limit.map_or(DEFAULT_METER_LIMIT, |limit| limit as usize),
             counts: match meter.counts {

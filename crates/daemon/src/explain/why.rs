@@ -84,6 +84,7 @@ pub fn dropped_by(trace: &Trace) -> Option<Place<'_>> {
             | DropReason::AnswerTooLong
             | DropReason::MeterTableFull
             | DropReason::NoSuchPort
+            | DropReason::Limited
     );
     let node = trace.layers.last().filter(|_| is_of_layers)?;
     let rule = match &node.decision {

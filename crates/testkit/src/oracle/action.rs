@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use lamina_core::action::{Action, Affinity, MacSource, NatTo, Reply, Respond, Tunnel as TunnelSpec};
+use lamina_core::action::{
+    Action, Affinity, Limiter, MacSource, NatTo, Reply, Respond, Tunnel as TunnelSpec,
+};
 use lamina_core::address::{MacAddr, VlanTags};
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{IpPair, Level};
@@ -21,6 +23,7 @@ use crate::wire::{Frame, Header};
 pub(super) struct Effect {
     pub(super) ops: Vec<HeaderOp>,
     pub(super) meter: Option<MeterId>,
+    pub(super) limit: Option<Limiter>,
     pub(super) metadata: Vec<(u8, u32)>,
     pub(super) reply: Option<Reply>,
     /// It turns round, into the other direction of the same port or of this one.
@@ -110,6 +113,7 @@ pub(super) fn act(
             Ok(Effect::ops(ops))
         }
         Action::Meter(meter) => Ok(Effect { meter: Some(meter.meter), ..Effect::default() }),
+        Action::Limit(limit) => Ok(Effect { limit: Some(limit.by), ..Effect::default() }),
         Action::Mark(mark) => {
             let is_ip = frame.innermost().l3.is_some_and(|l3| l3.addresses().is_some());
             let l3 = ModifyL3 { dscp: mark.dscp.filter(|_| is_ip), ..ModifyL3::default() };

@@ -223,6 +223,7 @@ impl Oracle {
             Direction::Outbound => moving.bytes.len(),
             Direction::Inbound => bytes.len(),
         };
+        port.refuse(plan, guest_side, side.now)?;
         let conversation = port.commit(entry, plan, guest_side);
         if is_flow {
             port.remember(entry, plan, conversation);
@@ -259,6 +260,9 @@ impl Oracle {
             Direction::Inbound => bytes.len(),
         };
         let end = entry.end;
+        if let Err(reason) = port.refuse(plan, guest_side, side.now) {
+            return self.settle(side, entry, plan, Err(reason), &moving, received);
+        }
         port.commit(entry, plan, guest_side);
         let (first, end) = match side.direction {
             Direction::Outbound => (0, layer),

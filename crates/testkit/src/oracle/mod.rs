@@ -21,6 +21,9 @@
 //!   every outcome.
 //! - A packet that passed all layers and cannot leave (no destination, too big, no answer possible) is dropped
 //!   without trace like a blocked one: its rules do not count it, meters that count `offered` do.
+//! - A limit is asked when all else is certain; one that has no tokens drops the packet at its rule, for the reason
+//!   `limited`, without trace: that rule counts it, and meters that it passed before it and that count `offered`. A
+//!   packet takes the tokens of all its limits or of none; a bucket that it meets twice counts it once.
 //! - Bytes of a packet that goes on are those of the guest's side; those of a dropped one are its length as it
 //!   entered the port.
 //! - A later fragment is dropped where a layer's direction needs ports: a condition of any rule or group there
@@ -36,6 +39,7 @@ mod action;
 mod counters;
 mod dns;
 mod forward;
+mod limits;
 mod mapping;
 mod port;
 mod read;

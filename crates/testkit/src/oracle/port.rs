@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lamina_core::action::Reply;
+use lamina_core::action::{Limiter, Reply};
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{Direction, Fragment, Value};
 use lamina_core::layer::{ContextDirection, DefaultAction, Layer, Name, Policy, ReverseTunnel, Rule};
@@ -16,6 +16,7 @@ use lamina_core::transposition::HeaderOp;
 
 use super::action::{self, Effect, Sources};
 use super::counters::{Counters, DropSite, RuleName, Selected, Tally};
+use super::limits::{Buckets, Passed};
 use super::mapping::{Reading, Tables};
 use super::read::{self, Metadata, View};
 use super::transpose;
@@ -35,6 +36,9 @@ pub(super) struct Port {
     /// By flow: the conversation that it was last forwarded in, and under which generation.
     remembered: BTreeMap<String, Remembered>,
     declared: Declared,
+    buckets: Buckets,
+    /// Which limit refused the packet that is about to be recorded as dropped.
+    refused_by: Option<usize>,
     next_id: u64,
     pub(super) counters: Counters,
     pub(super) drop_sites: BTreeMap<DropSite, Tally>,
@@ -70,6 +74,7 @@ pub(super) struct PairRule {
     pub(super) time_to_live: Duration,
     contexts: ContextDirection,
     meter: Option<MeterId>,
+    limit: Option<Limiter>,
     metadata: Vec<(u8, u32)>,
     reading: Option<Reading>,
 }
@@ -112,6 +117,7 @@ pub(super) struct Plan {
     selected: Vec<Selected>,
     meters: Vec<(MeterId, Vec<Option<Value>>)>,
     readings: Vec<Reading>,
+    limits: Vec<Passed>,
     met: Vec<u64>,
     moved: Vec<(u64, PairRule)>,
     revoked: Vec<u64>,
@@ -146,6 +152,8 @@ impl Port {
             conversations: BTreeMap::new(),
             remembered: BTreeMap::new(),
             declared: Declared::default(),
+            buckets: Buckets::default(),
+            refused_by: None,
             next_id: 0,
             counters: Counters::default(),
             drop_sites: BTreeMap::new(),
@@ -171,6 +179,7 @@ impl Port {
     pub(super) fn publish(&mut self, mut policy: Policy) -> u64 {
         policy.layers.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
         self.counters.carry_over(&policy);
+        self.buckets.carry_over(&policy);
         self.pairs.retain(|_, pair| policy.layers.iter().any(|layer| layer.name == pair.layer));
         self.forget_empty_conversations();
         self.declared = Declared::by(&policy);
@@ -204,6 +213,7 @@ impl Port {
                 selected: Vec::new(),
                 meters: Vec::new(),
                 readings: Vec::new(),
+                limits: Vec::new(),
                 met: Vec::new(),
                 moved: Vec::new(),
                 revoked: Vec::new(),
@@ -283,7 +293,14 @@ impl Port {
             self.counters.count(selected, bytes);
         }
         self.count_meters(&plan.meters, bytes, |_| true);
+        self.buckets.take(&plan.limits, bytes, entry.now);
         conversation.filter(|_| !is_shared)
+    }
+
+    /// Whether a limit refuses a packet that would go on with `plan`.
+    pub(super) fn refuse(&mut self, plan: &Plan, bytes: usize, now: Instant) -> Result<(), DropReason> {
+        self.refused_by = self.buckets.refuses(&plan.limits, bytes, now);
+        if self.refused_by.is_some() { Err(DropReason::Limited) } else { Ok(()) }
     }
 
     /// Remembers that the flow of `entry` was forwarded in `conversation` under today's policy.
@@ -308,14 +325,23 @@ impl Port {
     ) {
         self.counters.dropped(reason);
         let was_refused = plan.outcome != Outcome::Drop(reason);
-        let by = plan.dropped_by.as_ref().filter(|_| !was_refused);
+        let refused_by = self.refused_by.take().filter(|_| reason == DropReason::Limited);
+        let limit = refused_by.map(|index| &plan.limits[index]);
+        let by = match limit {
+            Some(limit) => Some(&limit.selected),
+            None => plan.dropped_by.as_ref().filter(|_| !was_refused),
+        };
         self.count_drop(DropSite::new(reason, entry.direction, by), bytes);
         if !was_refused {
             for selected in &plan.selected {
                 self.counters.count(selected, bytes);
             }
         }
-        self.count_meters(&plan.meters, bytes, |counts| counts == MeterCounts::Offered);
+        if let Some(limit) = limit {
+            self.counters.count(&limit.selected, bytes);
+        }
+        let meters = &plan.meters[..limit.map_or(plan.meters.len(), |limit| limit.meters)];
+        self.count_meters(meters, bytes, |counts| counts == MeterCounts::Offered);
         let mut over: Vec<u64> = Vec::new();
         if reason == DropReason::Blocked {
             let rechecked = plan.moved.iter().map(|(id, _)| id).chain(&plan.revoked);
@@ -414,6 +440,14 @@ impl Walk<'_> {
             self.plan.meters.push((meter, key));
         }
         self.plan.readings.extend(effect.reading);
+        let meters = self.plan.meters.len();
+        let passed = effect.limit.and_then(|limiter| {
+            Passed::new(limiter, &selected, self.policy, meters, |field| self.view().read(field))
+        });
+        if let Some(passed) = passed.filter(|new| !self.plan.limits.iter().any(|old| old.is_same_bucket(new)))
+        {
+            self.plan.limits.push(passed);
+        }
         self.metadata.extend(effect.metadata);
         if effect.reply.is_none() {
             match transpose::apply(&effect.ops, &self.plan.frame) {
@@ -465,6 +499,7 @@ impl Walk<'_> {
         let effect = Effect {
             ops: if is_forward { pair.forward.clone() } else { pair.reverse.clone() },
             meter: rule.meter.filter(|_| has_meter),
+            limit: rule.limit.filter(|_| has_meter),
             metadata: if is_forward { rule.metadata.clone() } else { Vec::new() },
             reply: None,
             reading: rule.reading.clone(),
@@ -571,6 +606,7 @@ fn pair_rule(name: RuleName, rule: &Rule, effect: &Effect) -> PairRule {
         time_to_live: state.time_to_live,
         contexts: state.contexts,
         meter: effect.meter,
+        limit: effect.limit,
         metadata: effect.metadata.clone(),
         reading: effect.reading.clone(),
     }

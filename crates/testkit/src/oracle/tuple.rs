@@ -108,6 +108,7 @@ impl Declared {
         let groups = policy.layers.iter().flat_map(|layer| layer.inbound.iter().chain(&*layer.outbound));
         let mut fields: Vec<Field> =
             policy.resources.meters.iter().flat_map(|meter| meter.key.clone()).collect();
+        fields.extend(policy.resources.limits.iter().flat_map(|limit| limit.key.clone()));
         for group in groups {
             fields.extend(group.conditions.iter().map(|condition| condition.field));
             for rule in group.rules.iter() {

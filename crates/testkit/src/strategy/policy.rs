@@ -8,7 +8,9 @@ use lamina_core::address::{VlanTag, VlanTags};
 use lamina_core::flow::{EncapKind, Level};
 use lamina_core::flow::{Field, HeaderField, Scope, Value};
 use lamina_core::layer::*;
-use lamina_core::resource::{DnsTableId, MappingId, MeterId, PrefixSetId, TargetSetId};
+use lamina_core::resource::{
+    DnsTableId, LimitId, MappingId, MeterId, PrefixSetId, Rate, RateUnit, TargetSetId,
+};
 use lamina_core::switch::PortId;
 use lamina_core::time::Duration;
 use lamina_core::transposition::{
@@ -208,6 +210,17 @@ fn turning_points() -> impl Strategy<Value = Option<PortId>> {
     prop_oneof![4 => Just(None), 6 => select(PORTS.to_vec()).prop_map(Some), 1 => Just(Some(PortId(99)))]
 }
 
+fn limiters() -> impl Strategy<Value = Limiter> {
+    let rates = prop_oneof![
+        (1u64..30, 1u64..4).prop_map(|(per_second, burst)| (RateUnit::Packets, per_second, burst)),
+        (100u64..2_000, 50u64..500).prop_map(|(per_second, burst)| (RateUnit::Bytes, per_second, burst)),
+    ];
+    prop_oneof![
+        2 => (0u32..3).prop_map(|id| Limiter::Shared(LimitId(id))),
+        1 => rates.prop_map(|(unit, per_second, burst)| Limiter::Own(Rate { unit, per_second, burst })),
+    ]
+}
+
 /// Random actions.
 pub(super) fn actions() -> impl Strategy<Value = Action> {
     let mac_source = prop_oneof![
@@ -228,6 +241,7 @@ pub(super) fn actions() -> impl Strategy<Value = Action> {
         1 => prop::option::of(select(KINDS.to_vec())).prop_map(|kind| Action::Decap(Decap { kind })),
         2 => transposes().prop_map(|transposition| Action::Transpose(Transpose { transposition })),
         3 => (0u32..5).prop_map(|meter| Action::Meter(Meter { meter: MeterId(meter) })),
+        2 => limiters().prop_map(|by| Action::Limit(Limit { by })),
         3 => (prop::option::of(select(std::vec![0u8, 10, 46])), vec((0u8..2, 0u32..3), 0..3))
             .prop_map(|(dscp, metadata)| Action::Mark(Mark { dscp, metadata })),
         1 => prop_oneof![

@@ -7,8 +7,8 @@ use lamina_core::address::MacAddr;
 use lamina_core::flow::{Field, HeaderField, Scope};
 use lamina_core::packet::{DnsData, DnsName, DnsRecord, Unknown};
 use lamina_core::resource::{
-    DnsTable, Mapping, MappingChange, MappingKey, MappingTable, MeterCounts, MeterSpec, PrefixSet, Resources,
-    Target, TargetSet,
+    DnsTable, LimitSpec, Mapping, MappingChange, MappingKey, MappingTable, MeterCounts, MeterSpec, PrefixSet,
+    Rate, RateUnit, Resources, Target, TargetSet,
 };
 use lamina_core::switch::{PortConfig, PortId, PortLimits, Route, Underlay, UplinkConfig};
 
@@ -183,6 +183,12 @@ fn resources_of(variant: usize) -> Resources {
     let inner = |field| Field::Header(Scope::Inner, field);
     let meter =
         |name: &str, key: Vec<Field>, limit, counts| MeterSpec { name: name.into(), key, limit, counts };
+    let limit = |name: &str, key: Vec<Field>, buckets, unit, per_second, burst| LimitSpec {
+        name: name.into(),
+        key,
+        buckets,
+        rate: Rate { unit, per_second, burst },
+    };
     Resources {
         lease_tables: Vec::new(),
         dns_tables: vec![
@@ -210,6 +216,18 @@ fn resources_of(variant: usize) -> Resources {
             meter("by-class", vec![inner(HeaderField::IpDscp)], 8, MeterCounts::Forwarded),
             meter("by-mark", vec![Field::Metadata(0), Field::Direction], 3, MeterCounts::Forwarded),
             meter("by-port", vec![inner(HeaderField::L4Dst), Field::IngressPort], 4, MeterCounts::Offered),
+        ],
+        limits: vec![
+            limit("few", Vec::new(), 1, RateUnit::Packets, if variant == 1 { 20 } else { 3 }, 4),
+            limit("by-source", vec![inner(HeaderField::IpSrc)], 2, RateUnit::Packets, 5, 3),
+            limit(
+                "bytes",
+                vec![Field::Direction],
+                4,
+                RateUnit::Bytes,
+                300,
+                if variant == 2 { 2_000 } else { 400 },
+            ),
         ],
     }
 }

@@ -1,6 +1,6 @@
 //! Answers: a packet that a responder answers turns round in its layer, and crosses the layers already crossed (§3.5).
 
-use super::{Crossing, Fate, header_len, is_too_big, lost};
+use super::{Crossing, Fate, guest_side, header_len, is_too_big, lost};
 use crate::action::Reply;
 use crate::drop_reason::DropReason;
 use crate::flow::Direction;
@@ -34,7 +34,11 @@ impl Crossing<'_> {
             Ok(answer) => answer,
             Err(reason) => return self.refuse(port, &plan, &lost, reason),
         };
-        let count = self.count(port, entered, parsed, packet);
+        let count = guest_side(self.direction, entered, parsed, packet);
+        if let Some(passed) = port.limited(&[], &plan, count, self.now) {
+            return self.limit(port, plan, passed, &lost);
+        }
+        self.count(port, count);
         port.commit(entry, &mut plan, count);
         if answered == Answered::Consumed {
             return Fate::Consumed;
@@ -87,7 +91,11 @@ impl Crossing<'_> {
                 match sent {
                     Err(reason) => self.refuse(port, &plan, &lost, reason),
                     Ok(egress) => {
-                        let count = self.count(port, entered, parsed, packet);
+                        let count = guest_side(self.direction, entered, parsed, packet);
+                        if let Some(passed) = port.limited(&[], &plan, count, self.now) {
+                            return self.limit(port, plan, passed, &lost);
+                        }
+                        self.count(port, count);
                         port.commit(entry, &mut plan, count);
                         Fate::Forward(egress)
                     }
