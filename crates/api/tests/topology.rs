@@ -40,7 +40,7 @@ fn mistakes(result: Result<Topology, Report>) -> Vec<(Code, String)> {
 #[test]
 fn the_examples_are_read() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
-    for name in ["two-vms", "security-groups", "paper", "kernel-vxlan"] {
+    for name in ["two-vms", "security-groups", "paper", "kernel-vxlan", "vlan-trunk"] {
         let text = std::fs::read_to_string(folder.join(format!("{name}.yaml"))).unwrap();
         let topology =
             parse(name, &text, |_| Err("no files".into())).unwrap_or_else(|report| panic!("{report}"));

@@ -92,6 +92,11 @@ fn the_gateway_example_passes() {
 }
 
 #[test]
+fn vlans_and_guards_of_one_host() {
+    passes("examples/vlan-trunk.yaml", 6);
+}
+
+#[test]
 fn three_hosts_on_a_bridge_and_an_ipv6_underlay() {
     let vm = |n: u8, host: &str| {
         format!(

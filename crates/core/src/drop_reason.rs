@@ -117,6 +117,8 @@ drop_reasons! {
     TooManyMisses = 43, "too-many-misses";
     /// A limit that the packet passes has no tokens left for it: more comes than the rule lets pass.
     Limited = 44, "limited";
+    /// The frame is of a VLAN that the port does not carry, or has a tag where the port carries none, or lacks one.
+    VlanNotCarried = 45, "vlan-not-carried";
 }
 
 #[cfg(test)]

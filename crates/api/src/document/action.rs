@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::Respond;
 use super::limit::Limiter;
 use super::transpose::HeaderOp;
+use super::vlan::VlanAction;
 use crate::decode::Decoder;
 use crate::diagnostic::Code;
 use crate::source::At;
@@ -40,6 +41,8 @@ pub enum Action {
     Meter(At<Name>),
     /// Pass while there are tokens.
     Limit(Limiter),
+    /// Put a VLAN tag on, or take it off.
+    Vlan(VlanAction),
     /// Set DSCP or metadata.
     Mark {
         /// New DSCP.
@@ -167,7 +170,7 @@ pub enum Dscp {
     Copy,
 }
 
-const ACTIONS: [&str; 13] = [
+const ACTIONS: [&str; 14] = [
     "allow",
     "block",
     "nat",
@@ -178,6 +181,7 @@ const ACTIONS: [&str; 13] = [
     "transpose",
     "meter",
     "limit",
+    "vlan",
     "mark",
     "respond",
     "hairpin",
@@ -223,6 +227,7 @@ impl Decoder<'_> {
                     "map-encap" => self.map_encap(value),
                     "transpose" => self.transpose(value),
                     "meter" => self.name(value).map(Action::Meter),
+                    "vlan" => self.vlan_action(value).map(Action::Vlan),
                     "limit" => self.limiter(value).map(Action::Limit),
                     "mark" => self.mark(value),
                     "respond" => self.respond(value),
@@ -251,6 +256,7 @@ impl Decoder<'_> {
                 "map-encap" => "{ map-encap: { mapping: blue, kind: vxlan, vni: 5001 } }",
                 "transpose" => "{ transpose: [ { modify: { ip.ttl: decrement } } ] }",
                 "meter" => "{ meter: NAME }",
+                "vlan" => "{ vlan: { push: 100 } }",
                 "limit" => "{ limit: { packets: 20/s, burst: 40 } }",
                 "mark" => "{ mark: { dscp: 46 } }",
                 _ => "{ respond: echo }",

@@ -76,6 +76,7 @@ macro_rules! header_fields {
 use ValueKind::{Encap, Ip, Ipv6, Mac as MacKind, Number, TcpFlags as Flags};
 
 const ETHER_TYPES: &[(&str, u64)] = &[("ipv4", 0x0800), ("arp", 0x0806), ("ipv6", 0x86dd)];
+const TAG_TYPES: &[(&str, u64)] = &[("802.1q", 0x8100), ("802.1ad", 0x88a8)];
 const PROTOCOLS: &[(&str, u64)] = &[
     ("icmp", 1),
     ("tcp", 6),
@@ -95,8 +96,12 @@ header_fields! {
     EthSrc = "eth.src", MacKind;
     /// Ethernet destination address.
     EthDst = "eth.dst", MacKind;
+    /// Whether the Ethernet destination is a group of receivers.
+    EthMulticast = "eth.multicast", Number(1, &[]);
     /// Ethertype after VLAN tags.
     EthType = "eth.type", Number(16, ETHER_TYPES);
+    /// Type of the first VLAN tag.
+    VlanType = "vlan.type", Number(16, TAG_TYPES);
     /// VLAN id of the first tag.
     VlanId = "vlan.id", Number(12, &[]);
     /// 802.1p priority of the first tag.
@@ -137,6 +142,8 @@ header_fields! {
     ArpTargetMac = "arp.target-mac", MacKind;
     /// The address asked for in a neighbour solicitation or advertisement.
     NdTarget = "nd.target", Ipv6;
+    /// The link-layer address that neighbour discovery announces.
+    NdLinkAddress = "nd.link-address", MacKind;
     /// Kind of tunnel.
     EncapKind = "encap.kind", Encap;
     /// Tenant id or key of a tunnel.

@@ -7,16 +7,19 @@
 mod action;
 mod condition;
 mod field;
+mod guard;
 mod layer;
 mod limit;
 mod names;
 mod resource;
 mod respond;
 mod transpose;
+mod vlan;
 
 pub use action::{Action, Affinity, Dscp, Encap, EncapKind, MapEncap, Nat, NatTo, Tunnel};
 pub use condition::{Condition, Scalar, Value};
 pub use field::{FieldName, HeaderField, Scope, ValueKind};
+pub use guard::Guard;
 pub use layer::{ContextDirection, DefaultAction, Group, Layer, ReverseTunnel, Rule, Selection, Stateful};
 pub use limit::{Limit, Limiter, Rate, RateUnit};
 pub use names::{DnsData, DnsOwner, DnsRecord, DnsTable, LeaseEntry, LeaseTable, UnknownNames};
@@ -28,6 +31,9 @@ pub use respond::{
     RouterAdvertisement,
 };
 pub use transpose::{HeaderOp, Level, Modify, Push, Ttl, VlanTag};
+pub use vlan::{Vlan, VlanAction};
+
+use ipnet::IpNet;
 
 use crate::decode::Decoder;
 use crate::diagnostic::{Code, Diagnostic, Report};
@@ -76,6 +82,12 @@ pub struct Port {
     pub malformed: Option<At<Malformed>>,
     /// Sizes of the port's tables.
     pub limits: Option<At<Limits>>,
+    /// The guest's addresses; another document may state them instead.
+    pub addresses: Option<Vec<At<IpNet>>>,
+    /// What the guest may not pretend to be.
+    pub guard: Option<At<Guard>>,
+    /// What the port is among VLANs.
+    pub vlan: Option<At<Vlan>>,
     /// The layers, in the order written.
     pub layers: Vec<Layer>,
 }
@@ -175,7 +187,8 @@ impl Decoder<'_> {
     }
 
     pub(crate) fn port(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Port> {
-        const KNOWN: [&str; 6] = ["mac", "tenants", "mtu", "malformed", "limits", "layers"];
+        const KNOWN: [&str; 9] =
+            ["mac", "addresses", "guard", "vlan", "tenants", "mtu", "malformed", "limits", "layers"];
         let fields = self.fields(tree, "a port", &KNOWN)?;
         let mac = fields.optional("mac").and_then(|tree| self.port_mac(tree));
         let tenants = fields.optional("tenants").map(|tree| self.tenants(tree));
@@ -185,13 +198,17 @@ impl Decoder<'_> {
             .optional("malformed")
             .and_then(|tree| self.word(tree, "what happens to malformed frames", &words));
         let limits = fields.optional("limits").and_then(|tree| self.limits(tree));
+        let addresses = fields.optional("addresses").map(|tree| self.port_addresses(tree));
+        let addresses = addresses.filter(|addresses| !addresses.is_empty());
+        let guard = fields.optional("guard").and_then(|tree| self.guard(tree));
+        let vlan = fields.optional("vlan").and_then(|tree| self.port_vlan(tree));
         let mut layers = Vec::new();
         if let Some(tree) = fields.optional("layers") {
             for layer in self.list(tree, "layers") {
                 layers.extend(self.layer(layer));
             }
         }
-        Some(Port { name, mac, tenants, mtu, malformed, limits, layers })
+        Some(Port { name, mac, tenants, mtu, malformed, limits, addresses, guard, vlan, layers })
     }
 
     fn port_mac(&mut self, tree: &Tree<'_>) -> Option<At<Mac>> {
@@ -208,6 +225,22 @@ impl Decoder<'_> {
             "use a unicast address, for example `\"02:00:00:00:00:01\"`",
         );
         None
+    }
+
+    fn port_addresses(&mut self, tree: &Tree<'_>) -> Vec<At<IpNet>> {
+        let mut addresses: Vec<At<IpNet>> = Vec::new();
+        for item in self.one_or_list(tree) {
+            let Some(address) = self.prefix(item) else { continue };
+            if let Some(first) = addresses.iter().find(|first| first.value == address.value) {
+                let message = format!("{} is listed twice", address.value);
+                let diagnostic = Diagnostic::error(Code::Duplicate, self.source, address.span, message);
+                self.report
+                    .push(diagnostic.also(self.source, first.span, "first listed here").help("remove one"));
+                continue;
+            }
+            addresses.push(address);
+        }
+        addresses
     }
 
     fn tenants(&mut self, tree: &Tree<'_>) -> Vec<At<u32>> {

@@ -374,7 +374,7 @@ impl Decoder<'_> {
     }
 
     /// `none`, a VLAN id, a tag, or a list of up to two tags, outermost first.
-    fn vlan(&mut self, tree: &Tree<'_>) -> Option<Vec<VlanTag>> {
+    pub(super) fn vlan(&mut self, tree: &Tree<'_>) -> Option<Vec<VlanTag>> {
         match &tree.node {
             Node::Scalar { text, .. } if text == "none" => Some(Vec::new()),
             Node::List(items) if items.len() > 2 => {

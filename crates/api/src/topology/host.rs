@@ -63,6 +63,9 @@ impl Decoder<'_> {
                     mtu,
                     malformed: None,
                     limits: None,
+                    addresses: None,
+                    guard: None,
+                    vlan: None,
                     layers: Vec::new(),
                 });
             }

@@ -70,8 +70,8 @@ pub(super) enum Shape {
     /// A map with a key for each field that is set. A bare word stands for the choice of that name with nothing said
     /// about it.
     Map,
-    /// A map, or `true` for none of its fields set.
-    OrTrue,
+    /// A map, or this word for none of its fields set.
+    OrWord(&'static str),
     /// No fields; as a field's value an empty map.
     Nothing,
     /// One repeated field called `values`: a list; a single item may stand alone.
@@ -91,8 +91,8 @@ const SCALARS: [(&str, &str); 6] = [
     ("AdvertisedRoute", "to"),
     ("Limiter", "name"),
 ];
-/// Messages that `true` is short for.
-const TRUE: [&str; 1] = ["Stateful"];
+/// Messages that a word is short for.
+const WORDS: [(&str, &str); 2] = [("Stateful", "true"), ("Guard", "strict")];
 /// Messages whose scalar form stands for all of their fields.
 const BOTH: [&str; 1] = ["LayerDefault"];
 /// Messages whose keys have a dot where the contract has the first underscore: names of header fields.
@@ -185,8 +185,10 @@ impl Message {
                 fields.iter().position(|field| field.key == *key).map_or(Shape::Map, Shape::OrScalar)
             }
             _ if BOTH.contains(&&*name) => Shape::OrBoth,
-            _ if TRUE.contains(&&*name) => Shape::OrTrue,
-            _ => Shape::Map,
+            _ => WORDS
+                .iter()
+                .find(|(message, _)| *message == name)
+                .map_or(Shape::Map, |(_, word)| Shape::OrWord(word)),
         };
         Message { name, fields, shape }
     }

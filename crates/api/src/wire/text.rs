@@ -162,7 +162,7 @@ impl Reader {
                 let node = std::mem::replace(&mut only.node, Node::Empty);
                 Ok(self.node(node))
             }
-            (Shape::OrTrue, []) => Ok(self.scalar("true")),
+            (Shape::OrWord(word), []) => Ok(self.scalar(word)),
             (Shape::Map, [(index, only)]) if message.fields[*index].is_choice && is_empty_message(only) => {
                 Ok(self.scalar(message.fields[*index].key.as_str()))
             }
@@ -320,7 +320,7 @@ impl Writer {
                 })?;
                 self.field(field, value, out)
             }),
-            (Node::Scalar { text, .. }, Shape::OrTrue) if text == "true" => Ok(()),
+            (Node::Scalar { text, .. }, Shape::OrWord(word)) if text == word => Ok(()),
             (Node::Scalar { .. }, Shape::OrBoth) => {
                 message.fields.iter().try_for_each(|field| self.value(field, tree, out))
             }
@@ -359,7 +359,7 @@ impl Writer {
             }
             (_, Node::Empty) if !matches!(field.kind, FieldKind::Message(_)) => Ok(()),
             (FieldKind::Message(id), Node::Scalar { text, .. })
-                if self.schema.message(id).shape == Shape::OrTrue && text == "false" =>
+                if self.schema.message(id).shape == Shape::OrWord("true") && text == "false" =>
             {
                 Ok(())
             }

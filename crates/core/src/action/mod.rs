@@ -18,6 +18,7 @@ mod nat;
 mod reply;
 mod respond;
 mod transpose;
+mod vlan;
 
 pub use allow::Allow;
 pub use block::Block;
@@ -33,6 +34,7 @@ pub use nat::{Nat, NatTo};
 pub use reply::Reply;
 pub use respond::{Dhcp, Dhcpv6, LeaseSource, MacSource, Respond};
 pub use transpose::Transpose;
+pub use vlan::{PushTag, Vlan};
 
 use alloc::vec::Vec;
 
@@ -65,6 +67,8 @@ pub enum Action {
     Meter(Meter),
     /// Pass while there are tokens.
     Limit(Limit),
+    /// Put a VLAN tag on, or take it off.
+    Vlan(Vlan),
     /// Set DSCP or metadata.
     Mark(Mark),
     /// Answer the packet.
@@ -145,6 +149,7 @@ impl Action {
             Action::Transpose(action) => action.process(input),
             Action::Meter(action) => action.process(input),
             Action::Limit(action) => action.process(input),
+            Action::Vlan(action) => action.process(input),
             Action::Mark(action) => action.process(input),
             Action::Respond(action) => action.process(input),
             Action::Hairpin(action) => action.process(input),
@@ -164,6 +169,7 @@ impl Action {
             Action::Transpose(_) => "transpose",
             Action::Meter(_) => "meter",
             Action::Limit(_) => "limit",
+            Action::Vlan(_) => "vlan",
             Action::Mark(_) => "mark",
             Action::Respond(_) => "respond",
             Action::Hairpin(_) => "hairpin",

@@ -22,8 +22,12 @@ pub enum HeaderField {
     EthSrc,
     /// Ethernet destination address.
     EthDst,
+    /// 1 where the Ethernet destination is a group of receivers (multicast, broadcast), else 0.
+    EthMulticast,
     /// Ethertype after VLAN tags.
     EthType,
+    /// Type (TPID) of the first VLAN tag: 0x8100 or 0x88a8.
+    VlanType,
     /// VLAN id of the first tag.
     VlanId,
     /// 802.1p priority of the first tag.
@@ -64,6 +68,9 @@ pub enum HeaderField {
     ArpTargetMac,
     /// The address asked for in a neighbour solicitation or advertisement.
     NdTarget,
+    /// The link-layer address that neighbour discovery binds its sender, or an advertised target, to. The zero address
+    /// where options cannot be read to their end, or contradict each other.
+    NdLinkAddress,
     /// Kind of tunnel that this group opens ([`super::EncapKind`] as a number).
     EncapKind,
     /// Tenant id or key of the tunnel that this group opens.
@@ -131,8 +138,9 @@ impl HeaderField {
     pub const fn bits(self) -> u32 {
         use HeaderField::*;
         match self {
-            EthSrc | EthDst | ArpSenderMac | ArpTargetMac => 48,
-            EthType | L4Src | L4Dst | IcmpId | ArpOperation => 16,
+            EthSrc | EthDst | ArpSenderMac | ArpTargetMac | NdLinkAddress => 48,
+            EthMulticast => 1,
+            EthType | VlanType | L4Src | L4Dst | IcmpId | ArpOperation => 16,
             VlanId | InnerVlanId => 12,
             VlanPriority | EncapKind => 3,
             IpSrc | IpDst | NdTarget => 128,
@@ -147,7 +155,7 @@ impl HeaderField {
     /// join the key only when a program declares that it reads them (§5.1).
     pub const fn is_base(self) -> bool {
         use HeaderField::*;
-        !matches!(self, IpDscp | IpEcn | IpTtl | IpFragment | TcpFlags | NdTarget)
+        !matches!(self, IpDscp | IpEcn | IpTtl | IpFragment | TcpFlags | NdTarget | NdLinkAddress)
     }
 
     /// Reads the field from `group`; `None` when the group lacks it.
@@ -179,7 +187,9 @@ impl HeaderField {
         match self {
             EthSrc => number(id.l2?.src.to_bits() as u128),
             EthDst => number(id.l2?.dst.to_bits() as u128),
+            EthMulticast => number(id.l2?.dst.is_multicast() as u128),
             EthType => number(id.l2?.ethertype as u128),
+            VlanType => number(id.l2?.tags.tag(0)?.tpid as u128),
             VlanId => number(id.l2?.tags.tag(0)?.id() as u128),
             VlanPriority => number(id.l2?.tags.tag(0)?.priority() as u128),
             InnerVlanId => number(id.l2?.tags.tag(1)?.id() as u128),
@@ -213,6 +223,7 @@ impl HeaderField {
             ArpSenderMac => number(arp?.sender_mac.to_bits() as u128),
             ArpTargetMac => number(arp?.target_mac.to_bits() as u128),
             NdTarget => extra.nd_target.map(|target| Value::ip(IpAddr::V6(target))),
+            NdLinkAddress => extra.nd_link.map(Value::mac),
             EncapKind => number(encap?.kind as u128),
             EncapTenant => encap.filter(|e| e.kind.has_tenant()).and_then(|e| number(e.tenant as u128)),
         }

@@ -359,4 +359,7 @@ pub struct Extra {
     pub entropy: u16,
     /// The address asked for, in a neighbour solicitation or advertisement.
     pub nd_target: Option<Ipv6Addr>,
+    /// The link-layer address in a router or neighbour solicitation or advertisement (RFC 4861 §4.6.1): of the sender,
+    /// in a neighbour advertisement of the target. Zero where the options cannot be read, or name several.
+    pub nd_link: Option<MacAddr>,
 }

@@ -11,7 +11,7 @@ use super::{Direction, EncapKind, FieldSet, Fragment, HeaderGroup, HeaderStack, 
 /// Words that one group can take: shape, two of MAC and ethertype, tags, four of addresses, one of L4.
 const WORDS_PER_GROUP: usize = 9;
 /// Words of the longest key: all groups, the direction, and the declared extras of every group.
-const MAX_WORDS: usize = WORDS_PER_GROUP * MAX_GROUPS + 1 + 3 * MAX_GROUPS;
+const MAX_WORDS: usize = WORDS_PER_GROUP * MAX_GROUPS + 1 + 4 * MAX_GROUPS;
 
 /// The base fields of every group and the direction, packed; with the declared extras of the port's program.
 #[derive(Clone, Copy)]
@@ -142,11 +142,15 @@ impl Packer<'_> {
                 | take(IpTtl, e.ttl as u64) << 16
                 | take(TcpFlags, e.tcp_flags as u64) << 24
                 | take(IpFragment, fragment) << 32
-                | take(NdTarget, group.extra.nd_target.is_some() as u64) << 40,
+                | take(NdTarget, e.nd_target.is_some() as u64) << 40
+                | take(NdLinkAddress, e.nd_link.is_some() as u64) << 41,
         );
-        if let Some(target) = group.extra.nd_target.filter(|_| extras.contains(NdTarget)) {
+        if let Some(target) = e.nd_target.filter(|_| extras.contains(NdTarget)) {
             self.push((target.to_bits() >> 64) as u64);
             self.push(target.to_bits() as u64);
+        }
+        if let Some(link) = e.nd_link.filter(|_| extras.contains(NdLinkAddress)) {
+            self.push(link.to_bits());
         }
     }
 }

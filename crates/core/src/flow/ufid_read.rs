@@ -106,7 +106,8 @@ impl Reader<'_> {
     fn extras(&mut self, group: &mut HeaderGroup) -> Option<()> {
         let word = self.take()?;
         let byte = |at: u32| (word >> at) as u8;
-        let nd_target = if byte(40) == 1 { Some(self.take_v6()?) } else { None };
+        let nd_target = if byte(40) & 1 == 1 { Some(self.take_v6()?) } else { None };
+        let nd_link = if byte(40) & 2 == 2 { Some(MacAddr::from_bits(self.take()?)) } else { None };
         group.extra = Extra {
             dscp: byte(0),
             ecn: byte(8),
@@ -118,6 +119,7 @@ impl Reader<'_> {
                 _ => Fragment::Later,
             },
             nd_target,
+            nd_link,
             ..Extra::default()
         };
         Some(())
@@ -228,11 +230,20 @@ mod tests {
     fn any_group() -> impl Strategy<Value = HeaderGroup> {
         let fragment = prop_oneof![Just(Fragment::None), Just(Fragment::First), Just(Fragment::Later)];
         let target = prop::option::of(any::<u128>().prop_map(Ipv6Addr::from_bits));
+        let link = prop::option::of((0..1u64 << 48).prop_map(MacAddr::from_bits));
         let numbers = (0..64u8, 0..4u8, any::<u8>(), any::<u8>());
-        let extra =
-            (numbers, fragment, target).prop_map(|((dscp, ecn, ttl, tcp_flags), fragment, nd_target)| {
-                Extra { dscp, ecn, ttl, tcp_flags, fragment, nd_target, ..Extra::default() }
-            });
+        let extra = (numbers, fragment, target, link).prop_map(
+            |((dscp, ecn, ttl, tcp_flags), fragment, nd_target, nd_link)| Extra {
+                dscp,
+                ecn,
+                ttl,
+                tcp_flags,
+                fragment,
+                nd_target,
+                nd_link,
+                ..Extra::default()
+            },
+        );
         let flow_id = (prop::option::of(any_l2()), prop::option::of(any_l3()), prop::option::of(any_l4()))
             .prop_map(|(l2, l3, l4)| FlowId { l2, l3, l4 });
         (flow_id, extra).prop_map(|(flow_id, extra)| HeaderGroup { flow_id, extra })
@@ -251,7 +262,7 @@ mod tests {
             let direction = if is_inbound { Direction::Inbound } else { Direction::Outbound };
             let mut extras = FieldSet::EMPTY;
             if declares {
-                let fields = [IpDscp, IpEcn, IpTtl, TcpFlags, IpFragment, NdTarget];
+                let fields = [IpDscp, IpEcn, IpTtl, TcpFlags, IpFragment, NdTarget, NdLinkAddress];
                 fields.iter().for_each(|field| extras.insert(Field::Header(Scope::Inner, *field)));
                 extras.insert(Field::IngressPort);
             } else {

@@ -12,7 +12,7 @@ use alloc::collections::BTreeMap;
 use super::rule_list::RuleList;
 use super::{Condition, Rule};
 use crate::action::{Action, Affinity, LeaseSource, Limit, Limiter, MacSource, Respond};
-use crate::flow::{Field, FieldSet, HeaderField, Scope};
+use crate::flow::{Field, FieldSet, HeaderField, Scope, Value};
 use crate::resource::{Resources, TargetSetId};
 
 /// Something of which there must be enough: the number of a table or key that is named.
@@ -34,7 +34,7 @@ enum Need {
 pub(crate) struct Facts {
     fields: BTreeMap<Field, u32>,
     needs: BTreeMap<Need, u32>,
-    /// Rules that read or write transport fields, as far as the rules alone tell.
+    /// Rules whose actions read or write transport fields, as far as the rules alone tell.
     transport: u32,
     stateful: u32,
     /// Rules with a token bucket of their own.
@@ -66,18 +66,18 @@ impl Facts {
     /// Counts a rule in, or out again.
     fn count(&mut self, rule: &Rule, is_in: bool) {
         let (mut own_limit, mut bad_rate) = (false, false);
-        let mut transport = rule.conditions.iter().any(|condition| is_transport(condition.field));
+        let mut transport = false;
         for condition in &rule.conditions {
             self.condition(condition, is_in);
         }
         match &rule.action {
             Action::Nat(nat) => {
                 let ports = [nat.source, nat.destination].into_iter().flatten().any(|to| to.port.is_some());
-                transport |= ports;
+                transport = ports;
             }
             Action::LoadBalance(balance) => {
                 change(&mut self.needs, Need::Targets(balance.targets.0), is_in);
-                transport |= balance.affinity == Affinity::FiveTuple;
+                transport = balance.affinity == Affinity::FiveTuple;
             }
             Action::MapEncap(encap) => change(&mut self.needs, Need::Mapping(encap.mapping.0), is_in),
             Action::Meter(meter) => change(&mut self.needs, Need::Meter(meter.meter.0), is_in),
@@ -109,7 +109,8 @@ impl Facts {
             | Action::Encap(_)
             | Action::Decap(_)
             | Action::Transpose(_)
-            | Action::Hairpin(_) => {}
+            | Action::Hairpin(_)
+            | Action::Vlan(_) => {}
         }
         let step = |count: &mut u32, is_one: bool| {
             let one = u32::from(is_one);
@@ -171,9 +172,9 @@ impl Facts {
             })
     }
 
-    /// True when a rule depends on transport fields: it reads or rewrites them, or chooses a target that has a port.
-    /// The tables exist.
-    pub(crate) fn reads_transport(&self, resources: &Resources) -> bool {
+    /// True when a rule depends on transport fields that a packet may lack: it reads them of headers that are not
+    /// known to be `whole`, rewrites them, or chooses a target that has a port. The tables exist.
+    pub(crate) fn reads_transport(&self, resources: &Resources, whole: WholeScopes) -> bool {
         let has_port = |need: &Need| match *need {
             Need::Targets(id) => {
                 let targets = resources.target_set(TargetSetId(id)).targets();
@@ -181,7 +182,8 @@ impl Facts {
             }
             _ => false,
         };
-        self.transport > 0 || self.needs.keys().any(has_port)
+        let is_read = self.fields.keys().any(|field| is_transport(*field) && !whole.has(*field));
+        is_read || self.transport > 0 || self.needs.keys().any(has_port)
     }
 }
 
@@ -192,6 +194,36 @@ fn change<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, is_in: bool) {
         *count -= 1;
         if *count == 0 {
             counts.remove(&key);
+        }
+    }
+}
+
+/// Whether a group's conditions keep later fragments of the outermost and of the innermost headers out of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct WholeScopes {
+    outer: bool,
+    inner: bool,
+}
+
+impl WholeScopes {
+    /// What `conditions` of a group say.
+    pub(crate) fn of(conditions: &[Condition]) -> WholeScopes {
+        let is_whole = |scope| {
+            let field = Field::Header(scope, HeaderField::IpFragment);
+            let later = Value::number(2);
+            conditions.iter().any(|condition| {
+                condition.field == field && !condition.ranges.iter().any(|range| range.contains(later))
+            })
+        };
+        WholeScopes { outer: is_whole(Scope::Outer), inner: is_whole(Scope::Inner) }
+    }
+
+    /// True when `field` is one of headers that are whole.
+    pub(crate) const fn has(self, field: Field) -> bool {
+        match field {
+            Field::Header(Scope::Outer, _) => self.outer,
+            Field::Header(Scope::Inner, _) => self.inner,
+            _ => false,
         }
     }
 }

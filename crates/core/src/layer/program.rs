@@ -14,7 +14,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use super::base_cache::{BaseCache, BaseCode};
-use super::facts::{Facts, is_transport};
+use super::facts::{Facts, WholeScopes, is_transport};
 use super::limit_change::{LimitChange, limit_changes};
 use super::slots::{GroupSlots, Retirement, SlotPlan, SlotSpace};
 use super::{Condition, DefaultAction, Group, Layer, MalformedPolicy, Name, Place, Policy, Rule};
@@ -272,14 +272,15 @@ impl Compilation<'_> {
         };
         for (place, group) in groups.iter().enumerate() {
             let before = before.and_then(|before| before.find(&group.name, place));
+            let whole = WholeScopes::of(&group.conditions);
             for condition in group.conditions.iter() {
                 self.condition(condition)
                     .map_err(|why| format!("layer {layer}, group {}: {why}", group.name))?;
                 side.extras.insert(condition.field);
-                side.reads_l4 |= is_transport(condition.field);
+                side.reads_l4 |= is_transport(condition.field) && !whole.has(condition.field);
             }
             let compiled = self.group(layer, group, before)?;
-            side.reads_l4 |= compiled.facts.reads_transport(self.resources);
+            side.reads_l4 |= compiled.facts.reads_transport(self.resources, whole);
             side.extras = side.extras.union(compiled.facts.extras());
             side.is_stateful |= compiled.facts.is_stateful();
             side.compiled.push(compiled);

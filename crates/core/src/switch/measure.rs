@@ -23,7 +23,11 @@ pub(super) fn is_cacheable(stack: &HeaderStack) -> bool {
 pub(super) fn is_lasting(reason: DropReason) -> bool {
     matches!(
         reason,
-        DropReason::Blocked | DropReason::MappingMiss | DropReason::NoTarget | DropReason::CannotTranspose
+        DropReason::Blocked
+            | DropReason::MappingMiss
+            | DropReason::NoTarget
+            | DropReason::CannotTranspose
+            | DropReason::VlanNotCarried
     )
 }
 

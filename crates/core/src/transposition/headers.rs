@@ -5,6 +5,7 @@
 //! header. Fields that follow from their neighbours (ethertype, protocol) are derived there and nowhere else.
 
 use super::TransposeError;
+use crate::address::MacAddr;
 use crate::flow::{
     EncapKind, Extra, FlowId, Fragment, HeaderGroup, HeaderStack, L2, L3, L4, Level, MAX_GROUPS,
 };
@@ -36,6 +37,7 @@ pub(super) struct L4Extra {
     pub(super) tcp_flags: u8,
     pub(super) entropy: u16,
     pub(super) nd_target: Option<core::net::Ipv6Addr>,
+    pub(super) nd_link: Option<MacAddr>,
 }
 
 impl Header {
@@ -83,8 +85,12 @@ impl HeaderList {
                 fragment: extra.fragment,
                 flow_label: extra.flow_label,
             };
-            let l4 =
-                L4Extra { tcp_flags: extra.tcp_flags, entropy: extra.entropy, nd_target: extra.nd_target };
+            let l4 = L4Extra {
+                tcp_flags: extra.tcp_flags,
+                entropy: extra.entropy,
+                nd_target: extra.nd_target,
+                nd_link: extra.nd_link,
+            };
             let headers = [
                 group.flow_id.l2.map(Header::L2),
                 group.flow_id.l3.map(|header| Header::L3(header, l3)),
@@ -155,8 +161,8 @@ impl HeaderList {
                         _ => true,
                     })?;
                     id.l4 = Some(l4);
-                    let L4Extra { tcp_flags, entropy, nd_target } = extra;
-                    *all = Extra { tcp_flags, entropy, nd_target, ..*all };
+                    let L4Extra { tcp_flags, entropy, nd_target, nd_link } = extra;
+                    *all = Extra { tcp_flags, entropy, nd_target, nd_link, ..*all };
                     if let L4::Encap(encap) = l4 {
                         // A tunnel without a known inside stays as it was; a new one needs an inside.
                         let was_last = item.origin.is_some_and(|at| at + 1 == input.len);

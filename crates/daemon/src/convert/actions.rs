@@ -6,9 +6,9 @@ use lamina_api::document::{self, Affinity as WrittenAffinity, Dscp};
 use lamina_api::{At, Code, Diagnostic, Source, Span};
 use lamina_core::action::{
     Action, Affinity, Allow, Block, Decap, Encap, Hairpin, Limit, Limiter, LoadBalance, MapEncap, Mark,
-    Meter, Nat, NatTo, Transpose, Tunnel,
+    Meter, Nat, NatTo, PushTag, Transpose, Tunnel, Vlan,
 };
-use lamina_core::address::MacAddr;
+use lamina_core::address::{MacAddr, VlanTag};
 use lamina_core::flow::EncapKind;
 use lamina_core::resource::{LimitId, MappingId, MeterId, TargetSetId};
 use lamina_core::switch::PortId;
@@ -65,6 +65,15 @@ impl Converter {
                 };
                 Action::Limit(Limit { by: Limiter::Shared(LimitId(number)) })
             }
+            document::Action::Vlan(vlan) => Action::Vlan(match vlan {
+                document::VlanAction::Push { tag, has_priority } => Vlan::Push(PushTag {
+                    tpid: if tag.service { VlanTag::DOT1AD } else { VlanTag::DOT1Q },
+                    id: tag.id,
+                    priority: has_priority.then_some(tag.priority),
+                }),
+                document::VlanAction::Pop => Vlan::Pop,
+                document::VlanAction::Refuse => Vlan::Refuse,
+            }),
             document::Action::Mark { dscp, metadata } => {
                 Action::Mark(Mark { dscp: *dscp, metadata: self.marks(source, metadata, scope)? })
             }

@@ -33,7 +33,9 @@ fn header_field(field: Written) -> HeaderField {
     match field {
         Written::EthSrc => HeaderField::EthSrc,
         Written::EthDst => HeaderField::EthDst,
+        Written::EthMulticast => HeaderField::EthMulticast,
         Written::EthType => HeaderField::EthType,
+        Written::VlanType => HeaderField::VlanType,
         Written::VlanId => HeaderField::VlanId,
         Written::VlanPriority => HeaderField::VlanPriority,
         Written::InnerVlanId => HeaderField::InnerVlanId,
@@ -54,6 +56,7 @@ fn header_field(field: Written) -> HeaderField {
         Written::ArpSenderMac => HeaderField::ArpSenderMac,
         Written::ArpTargetMac => HeaderField::ArpTargetMac,
         Written::NdTarget => HeaderField::NdTarget,
+        Written::NdLinkAddress => HeaderField::NdLinkAddress,
         Written::EncapKind => HeaderField::EncapKind,
         Written::EncapTenant => HeaderField::EncapTenant,
     }

@@ -173,7 +173,13 @@ fn needs(field: HeaderField, condition: &Condition, scope: &Scope<'_>) -> Needs 
     use HeaderField as F;
     let mut needs = Needs::NOTHING;
     match field {
-        F::EthSrc | F::EthDst | F::VlanId | F::VlanPriority | F::InnerVlanId => {}
+        F::EthSrc
+        | F::EthDst
+        | F::EthMulticast
+        | F::VlanType
+        | F::VlanId
+        | F::VlanPriority
+        | F::InnerVlanId => {}
         F::EncapKind | F::EncapTenant => needs.networks = IP,
         F::EthType => {
             let covers = |number| covers(&condition.values, number);
@@ -188,7 +194,7 @@ fn needs(field: HeaderField, condition: &Condition, scope: &Scope<'_>) -> Needs 
             }
         }
         F::IpSrc | F::IpDst => needs.networks = families(condition, scope, IPV4 | ARP, IPV6),
-        F::NdTarget => {
+        F::NdTarget | F::NdLinkAddress => {
             needs.networks = IPV6;
             needs.protocols = Protocols::of(&[58]);
         }

@@ -32,7 +32,7 @@ pub(super) struct SharedRules {
 
 impl SharedRules {
     /// `rules`, shared with an equal list if there is one.
-    fn share(&mut self, rules: Vec<Rule>) -> RuleList {
+    pub(super) fn share(&mut self, rules: Vec<Rule>) -> RuleList {
         let mut hasher = DefaultHasher::new();
         for rule in &rules {
             (&rule.name, rule.priority, rule.terminating, rule.action.name()).hash(&mut hasher);
@@ -81,6 +81,12 @@ impl Converter {
                 layers.push(self.layer(source, layer, owner, scope, shared));
             }
         }
+        layers.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        layers
+    }
+
+    /// Reports a port with more layers than it can have.
+    pub(super) fn check_layer_count(&mut self, port: &MergedPort<'_>, layers: &[Layer]) {
         if layers.len() > MAX_LAYERS
             && let Some((document, _)) = port.parts.first()
         {
@@ -88,8 +94,6 @@ impl Converter {
             let help = format!("a port has at most {MAX_LAYERS}");
             self.error(Code::OutOfRange, &document.source, port.name.span, message, help);
         }
-        layers.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
-        layers
     }
 
     fn duplicate_layer(

@@ -11,6 +11,8 @@
 
 mod actions;
 mod conditions;
+mod generated;
+mod guard;
 mod holds;
 mod layers;
 mod names;
@@ -19,6 +21,7 @@ mod ports;
 mod resources;
 mod responses;
 mod transpositions;
+mod vlan;
 mod warnings;
 
 use std::collections::{BTreeMap, HashSet};

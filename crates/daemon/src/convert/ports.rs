@@ -87,7 +87,11 @@ impl Converter {
         let mtu = self.agreed(port, "MTU", |part| part.mtu);
         let malformed = self.agreed(port, "treatment of malformed frames", |part| part.malformed);
         let limits = self.agreed(port, "limits", |part| part.limits);
-        let layers = self.layers(port, scope, shared);
+        let mut layers = self.layers(port, scope, shared);
+        if let Some(mac) = mac {
+            self.generated_layers(port, MacAddr(mac.0), &mut layers, shared);
+        }
+        self.check_layer_count(port, &layers);
         let Some(mac) = mac else {
             if let Some(source) = port.source() {
                 let message = format!("no document states the MAC of port `{}`", port.name.value);
@@ -119,7 +123,7 @@ impl Converter {
     }
 
     /// The one value that the documents give a property of `port`; an error when they disagree.
-    fn agreed<T: PartialEq>(
+    pub(super) fn agreed<T: PartialEq>(
         &mut self,
         port: &MergedPort<'_>,
         what: &str,

@@ -33,7 +33,9 @@ fn written(field: HeaderField) -> Written {
     match field {
         HeaderField::EthSrc => Written::EthSrc,
         HeaderField::EthDst => Written::EthDst,
+        HeaderField::EthMulticast => Written::EthMulticast,
         HeaderField::EthType => Written::EthType,
+        HeaderField::VlanType => Written::VlanType,
         HeaderField::VlanId => Written::VlanId,
         HeaderField::VlanPriority => Written::VlanPriority,
         HeaderField::InnerVlanId => Written::InnerVlanId,
@@ -54,6 +56,7 @@ fn written(field: HeaderField) -> Written {
         HeaderField::ArpSenderMac => Written::ArpSenderMac,
         HeaderField::ArpTargetMac => Written::ArpTargetMac,
         HeaderField::NdTarget => Written::NdTarget,
+        HeaderField::NdLinkAddress => Written::NdLinkAddress,
         HeaderField::EncapKind => Written::EncapKind,
         HeaderField::EncapTenant => Written::EncapTenant,
     }

@@ -85,6 +85,7 @@ pub fn dropped_by(trace: &Trace) -> Option<Place<'_>> {
             | DropReason::MeterTableFull
             | DropReason::NoSuchPort
             | DropReason::Limited
+            | DropReason::VlanNotCarried
     );
     let node = trace.layers.last().filter(|_| is_of_layers)?;
     let rule = match &node.decision {

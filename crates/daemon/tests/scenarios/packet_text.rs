@@ -78,14 +78,14 @@ fn parse_header(text: &str, macs: &Macs) -> Result<TextHeader, String> {
 /// The fields of a header, the one that may stand without its name first.
 fn known_fields(header: &str) -> Option<&'static [&'static str]> {
     Some(match header {
-        "eth" => &["type", "src", "dst", "vlan", "priority", "inner-vlan"],
+        "eth" => &["type", "src", "dst", "vlan", "priority", "inner-vlan", "vlan-type"],
         "ip" => &["proto", "src", "dst", "ttl", "dscp", "ecn", "df", "fragment"],
         "arp" => &["op", "src", "dst", "sender", "target"],
         "tcp" => &["flags", "src", "dst", "seq"],
         "udp" => &["checksum", "src", "dst"],
         "sctp" => &["src", "dst"],
         "icmp" => &["type", "code", "id"],
-        "icmpv6" => &["type", "code", "id", "target"],
+        "icmpv6" => &["type", "code", "id", "target", "link"],
         "vxlan" | "geneve" | "nvgre" | "gre-keyed" => &["tenant"],
         "gre" | "ip-in-ip" => &[],
         "payload" => &["length"],
@@ -109,6 +109,7 @@ fn canonical(field: &str, value: &str, macs: &Macs) -> Result<String, String> {
         (field, value),
         ("op", "request" | "reply")
             | ("fragment", "first" | "later" | "none")
+            | ("vlan", "none")
             | ("checksum", "none" | "right")
     );
     if is_word {
@@ -189,6 +190,14 @@ pub fn build(headers: &[TextHeader], macs: &Macs, from: &str) -> Result<Frame, S
                     let target: Ipv6Addr = target.parse().map_err(|_| "target is an IPv6 address")?;
                     frame.payload.extend(target.octets());
                 }
+                if let Some(link) = header.fields.get("link") {
+                    let link: MacAddr = link.parse().map_err(|_| "link is a MAC address")?;
+                    // Of an advertisement the target's option, else the source's (RFC 4861 §4.6.1).
+                    let option =
+                        if header.fields.get("type").is_some_and(|kind| kind == "136") { 2 } else { 1 };
+                    frame.payload.extend([option, 1]);
+                    frame.payload.extend(link.0);
+                }
             }
         }
         if let (Some(carrier), false) = (&udp, header.name == "udp") {
@@ -243,13 +252,16 @@ impl Reader<'_> {
         Ok(match self.0.name.as_str() {
             "eth" => {
                 let mut tags = Vec::new();
-                if self.0.fields.contains_key("vlan") {
+                if self.0.fields.get("vlan").is_some_and(|id| id != "none") {
                     let tci = self.number("priority", 0)? << 13 | self.number("vlan", 0)?;
                     tags.push(VlanTag { tpid: VlanTag::DOT1Q, tci: tci as u16 });
                 }
                 if self.0.fields.contains_key("inner-vlan") {
                     tags[0].tpid = VlanTag::DOT1AD;
                     tags.push(VlanTag { tpid: VlanTag::DOT1Q, tci: self.number("inner-vlan", 0)? as u16 });
+                }
+                if let Some(first) = tags.first_mut() {
+                    first.tpid = self.number("vlan-type", first.tpid.into())? as u16;
                 }
                 let (dst, src) = (self.parsed("dst")?, self.parsed("src")?);
                 Header::Ethernet(wire::Ethernet { dst, src, tags, ethertype: self.number("type", 0)? as u16 })
@@ -342,8 +354,13 @@ pub fn describe(frame: &Frame) -> Vec<TextHeader> {
             Header::Ethernet(eth) => headers.push(text("eth", {
                 let mut fields = vec![("src", eth.src.to_string()), ("dst", eth.dst.to_string())];
                 fields.push(("type", eth.ethertype.to_string()));
-                if let Some(tag) = eth.tags.first() {
-                    fields.extend([("vlan", tag.id().to_string()), ("priority", tag.priority().to_string())]);
+                match eth.tags.first() {
+                    Some(tag) => fields.extend([
+                        ("vlan", tag.id().to_string()),
+                        ("vlan-type", tag.tpid.to_string()),
+                        ("priority", tag.priority().to_string()),
+                    ]),
+                    None => fields.push(("vlan", "none".into())),
                 }
                 fields.extend(eth.tags.get(1).map(|tag| ("inner-vlan", tag.id().to_string())));
                 fields

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lamina_core::action::{
-    Action, Affinity, Limiter, MacSource, NatTo, Reply, Respond, Tunnel as TunnelSpec,
+    Action, Affinity, Limiter, MacSource, NatTo, Reply, Respond, Tunnel as TunnelSpec, Vlan,
 };
-use lamina_core::address::{MacAddr, VlanTags};
+use lamina_core::address::{MacAddr, VlanTag, VlanTags};
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{IpPair, Level};
 use lamina_core::resource::{Mapping, MappingId, MappingKey, MeterId, Resources, Target};
@@ -114,6 +114,7 @@ pub(super) fn act(
         }
         Action::Meter(meter) => Ok(Effect { meter: Some(meter.meter), ..Effect::default() }),
         Action::Limit(limit) => Ok(Effect { limit: Some(limit.by), ..Effect::default() }),
+        Action::Vlan(vlan) => retagged(vlan, frame).map(Effect::ops),
         Action::Mark(mark) => {
             let is_ip = frame.innermost().l3.is_some_and(|l3| l3.addresses().is_some());
             let l3 = ModifyL3 { dscp: mark.dscp.filter(|_| is_ip), ..ModifyL3::default() };
@@ -126,6 +127,36 @@ pub(super) fn act(
         }
         Action::Hairpin(hairpin) => Ok(Effect { turn: Some(hairpin.port), ..Effect::default() }),
     }
+}
+
+/// The outermost tags as `vlan` leaves them.
+fn retagged(vlan: &Vlan, frame: &Frame) -> Result<Vec<HeaderOp>, DropReason> {
+    let mut tags = frame.outermost().l2.ok_or(MISFIT)?.tags.clone();
+    match vlan {
+        Vlan::Refuse => return Err(DropReason::VlanNotCarried),
+        Vlan::Pop if tags.is_empty() => return Err(MISFIT),
+        Vlan::Pop => {
+            tags.remove(0);
+        }
+        Vlan::Push(push) => {
+            let class = match (push.priority, tags.first()) {
+                (Some(priority), _) => u16::from(priority) << 13,
+                (None, Some(first)) => first.tci & 0xf000,
+                (None, None) => 0,
+            };
+            if tags.first().is_some_and(|first| first.tpid == push.tpid && first.tci & 0xfff == 0) {
+                tags.remove(0);
+            }
+            tags.insert(0, VlanTag { tpid: push.tpid, tci: class | push.id });
+        }
+    }
+    let tags = match tags.as_slice() {
+        [] => VlanTags::NONE,
+        [only] => VlanTags::one(*only),
+        [outer, inner] => VlanTags::two(*outer, *inner),
+        _ => return Err(MISFIT),
+    };
+    Ok(vec![HeaderOp::Modify(Modify::L2(ModifyL2 { tags: Some(tags), ..ModifyL2::default() }))])
 }
 
 /// True when a binding that an action of this type made may live on under `action` (§5.5).

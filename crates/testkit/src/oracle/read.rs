@@ -166,7 +166,9 @@ pub(super) fn read(group: &wire::Group<'_>, field: HeaderField) -> Option<Value>
     match field {
         EthSrc => number(group.l2?.src.to_bits()),
         EthDst => number(group.l2?.dst.to_bits()),
+        EthMulticast => number(u64::from(group.l2?.dst.0[0] & 1)),
         EthType => number(group.l2?.ethertype.into()),
+        VlanType => number(tag(0)?.tpid.into()),
         VlanId => number(u64::from(tag(0)?.tci & 0xfff)),
         VlanPriority => number(u64::from(tag(0)?.tci >> 13)),
         InnerVlanId => number(u64::from(tag(1)?.tci & 0xfff)),
@@ -203,6 +205,7 @@ pub(super) fn read(group: &wire::Group<'_>, field: HeaderField) -> Option<Value>
         ArpSenderMac => number(arp()?.sender_mac.to_bits()),
         ArpTargetMac => number(arp()?.target_mac.to_bits()),
         NdTarget => Some(Value::ip(group.nd_target?.into())),
+        NdLinkAddress => number(group.nd_link?.to_bits()),
         EncapKind => number(group.tunnel()?.kind as u64),
         EncapTenant => {
             let tunnel = group.tunnel().filter(|tunnel| tunnel.kind.has_tenant())?;
@@ -211,11 +214,19 @@ pub(super) fn read(group: &wire::Group<'_>, field: HeaderField) -> Option<Value>
     }
 }
 
-/// True when a condition in `conditions` reads a field that later fragments lack.
-fn reads_ports(conditions: &[Condition]) -> bool {
+/// True when a condition in `conditions`, of `group` or one of its rules, reads a field that later fragments lack, and
+/// the group does not keep those out by a condition on the fragment state of the same headers.
+fn reads_ports(conditions: &[Condition], group: &Group) -> bool {
     use HeaderField::*;
-    conditions.iter().any(|condition| {
-        matches!(condition.field, Field::Header(_, L4Src | L4Dst | TcpFlags | IcmpType | IcmpCode | IcmpId))
+    let keeps_out = |scope: Scope| {
+        group.conditions.iter().any(|condition| {
+            let says_later = condition.ranges.iter().any(|range| range.low.bits <= 2 && 2 <= range.high.bits);
+            condition.field == Field::Header(scope, IpFragment) && !says_later
+        })
+    };
+    conditions.iter().any(|condition| match condition.field {
+        Field::Header(scope, L4Src | L4Dst | TcpFlags | IcmpType | IcmpCode | IcmpId) => !keeps_out(scope),
+        _ => false,
     })
 }
 
@@ -225,7 +236,7 @@ fn reads_ports(conditions: &[Condition]) -> bool {
 pub(super) fn needs_ports(layer: &Layer, direction: Direction, resources: &Resources) -> bool {
     use lamina_core::action::{Action, Affinity};
     groups_in_order(layer, direction).into_iter().any(|group| {
-        reads_ports(&group.conditions)
+        reads_ports(&group.conditions, group)
             || group.rules.iter().any(|rule| {
                 let by_action = match &rule.action {
                     Action::Nat(nat) => {
@@ -237,7 +248,7 @@ pub(super) fn needs_ports(layer: &Layer, direction: Direction, resources: &Resou
                     }
                     _ => false,
                 };
-                by_action || reads_ports(&rule.conditions)
+                by_action || reads_ports(&rule.conditions, group)
             })
     })
 }

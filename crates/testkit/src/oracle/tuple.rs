@@ -134,6 +134,6 @@ impl Declared {
 
 fn is_base(field: HeaderField) -> bool {
     use HeaderField::*;
-    let beyond = [IpDscp, IpEcn, IpTtl, IpFragment, TcpFlags, NdTarget];
+    let beyond = [IpDscp, IpEcn, IpTtl, IpFragment, TcpFlags, NdTarget, NdLinkAddress];
     !beyond.contains(&field)
 }

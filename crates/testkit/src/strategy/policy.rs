@@ -84,6 +84,8 @@ pub(super) fn conditions() -> impl Strategy<Value = Condition> {
         1 => small(inner(EthSrc), macs),
         1 => small(inner(EthType), std::vec![0x0800, 0x86dd, 0x0806]),
         1 => small(inner(VlanId), std::vec![1, 2]),
+        1 => small(inner(VlanType), std::vec![0x8100, 0x88a8]),
+        1 => small(inner(EthMulticast), std::vec![0, 1]),
         1 => small(inner(IpDscp), std::vec![0, 10, 46]),
         1 => small(inner(IpEcn), std::vec![0, 1, 3]),
         1 => small(inner(IpTtl), std::vec![1, 2, 63, 64]),
@@ -210,6 +212,16 @@ fn turning_points() -> impl Strategy<Value = Option<PortId>> {
     prop_oneof![4 => Just(None), 6 => select(PORTS.to_vec()).prop_map(Some), 1 => Just(Some(PortId(99)))]
 }
 
+fn vlans() -> impl Strategy<Value = Vlan> {
+    let tpid = select(std::vec![VlanTag::DOT1Q, VlanTag::DOT1AD]);
+    let push = (tpid, select(std::vec![1u16, 2, 7]), prop::option::weighted(0.3, 0u8..8));
+    prop_oneof![
+        2 => push.prop_map(|(tpid, id, priority)| Vlan::Push(PushTag { tpid, id, priority })),
+        2 => Just(Vlan::Pop),
+        1 => Just(Vlan::Refuse),
+    ]
+}
+
 fn limiters() -> impl Strategy<Value = Limiter> {
     let rates = prop_oneof![
         (1u64..30, 1u64..4).prop_map(|(per_second, burst)| (RateUnit::Packets, per_second, burst)),
@@ -241,6 +253,7 @@ pub(super) fn actions() -> impl Strategy<Value = Action> {
         1 => prop::option::of(select(KINDS.to_vec())).prop_map(|kind| Action::Decap(Decap { kind })),
         2 => transposes().prop_map(|transposition| Action::Transpose(Transpose { transposition })),
         3 => (0u32..5).prop_map(|meter| Action::Meter(Meter { meter: MeterId(meter) })),
+        2 => vlans().prop_map(Action::Vlan),
         2 => limiters().prop_map(|by| Action::Limit(Limit { by })),
         3 => (prop::option::of(select(std::vec![0u8, 10, 46])), vec((0u8..2, 0u32..3), 0..3))
             .prop_map(|(dscp, metadata)| Action::Mark(Mark { dscp, metadata })),

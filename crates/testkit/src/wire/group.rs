@@ -3,7 +3,9 @@
 use std::net::Ipv6Addr;
 use std::ops::Range;
 
+use lamina_core::address::MacAddr;
 use lamina_core::flow::{EncapKind, Fragment, Level, MAX_GROUPS};
+use lamina_core::packet::HEADER_WINDOW;
 
 use super::{Ethernet, Frame, Header, Tunnel};
 
@@ -18,6 +20,8 @@ pub struct Group<'a> {
     pub l4: Option<&'a Header>,
     /// The address asked for, in a neighbour solicitation or advertisement.
     pub nd_target: Option<Ipv6Addr>,
+    /// The link-layer address that neighbour discovery announces; zero where that cannot be told.
+    pub nd_link: Option<MacAddr>,
 }
 
 impl<'a> Group<'a> {
@@ -66,6 +70,7 @@ impl Frame {
         let mut groups: Vec<Group<'_>> = self.group_ranges().into_iter().map(view).collect();
         if let Some(last) = groups.last_mut() {
             last.nd_target = self.nd_target(last);
+            last.nd_link = self.nd_link(last);
         }
         groups
     }
@@ -75,6 +80,43 @@ impl Frame {
         let is_neighbor = icmp.is_v6 && matches!(icmp.kind, 135 | 136);
         let octets: [u8; 16] = self.payload.get(..16)?.try_into().ok()?;
         (is_neighbor && innermost.fragment() == Fragment::None).then(|| octets.into())
+    }
+
+    /// The one link-layer address option of a message of neighbour discovery.
+    fn nd_link(&self, innermost: &Group<'_>) -> Option<MacAddr> {
+        let Some(Header::Icmp(icmp)) = innermost.l4 else { return None };
+        if !icmp.is_v6 || innermost.fragment() != Fragment::None {
+            return None;
+        }
+        // What lies between the ICMP header's eight bytes and the options.
+        let (fixed, kind) = match icmp.kind {
+            133 => (0, 1),
+            134 => (8, 1),
+            135 => (16, 1),
+            136 => (16, 2),
+            _ => return None,
+        };
+        let headers = Frame { headers: self.headers.clone(), payload: Vec::new() }.encode().len();
+        let mut rest = self.payload.get(fixed..).unwrap_or_default();
+        let mut addresses: Vec<&[u8]> = Vec::new();
+        while !rest.is_empty() {
+            // The switch sees the beginning of a frame only.
+            let at = headers + self.payload.len() - rest.len();
+            let length = rest.get(1).map_or(0, |units| 8 * usize::from(*units));
+            if length == 0 || length > rest.len() || at + 8 > HEADER_WINDOW {
+                return Some(MacAddr::ZERO);
+            }
+            if rest[0] == kind {
+                addresses.push(&rest[2..8]);
+            }
+            rest = &rest[length..];
+        }
+        addresses.dedup();
+        match addresses.as_slice() {
+            [] => None,
+            [only] => Some(MacAddr(<[u8; 6]>::try_from(*only).ok()?)),
+            _ => Some(MacAddr::ZERO),
+        }
     }
 
     /// The guest's own headers.

@@ -3,6 +3,7 @@
 use core::net::Ipv6Addr;
 
 use super::{Next, Reader, be16};
+use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
 use crate::flow::{Fragment, HeaderGroup, Icmp, Ip, L3, L4, Ports};
 
@@ -15,6 +16,8 @@ const GRE: u8 = 47;
 const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 
+const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOR_SOLICITATION: u8 = 135;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
@@ -106,10 +109,41 @@ impl Reader<'_> {
             target.copy_from_slice(&message[8..]);
             group.extra.nd_target = Some(Ipv6Addr::from(target));
         }
+        // Where the options begin, and which of them is the link-layer address (RFC 4861 §4).
+        let options = match bytes[0] {
+            ROUTER_SOLICITATION => Some((8, 1)),
+            ROUTER_ADVERTISEMENT => Some((16, 1)),
+            NEIGHBOR_SOLICITATION => Some((24, 1)),
+            NEIGHBOR_ADVERTISEMENT => Some((24, 2)),
+            _ => None,
+        };
+        if let Some((offset, kind)) = options.filter(|_| group.extra.fragment == Fragment::None) {
+            group.extra.nd_link = self.link_address(self.at + offset, kind);
+        }
         self.at += 8;
         let is_query = matches!(bytes[0], 128 | 129);
         group.flow_id.l4 = Some(L4::Icmpv6(icmp(bytes, is_query)));
         Ok(())
+    }
+
+    /// The link-layer address among the neighbour discovery options at `at`, which is option `kind`. Options that
+    /// cannot be read to their end, or two that differ, leave open whom a receiver would believe: that is the zero
+    /// address, which nobody has.
+    fn link_address(&self, mut at: usize, kind: u8) -> Option<MacAddr> {
+        let mut found = None;
+        while at < self.limit {
+            let option = self.window.get(at..at + 8).and_then(|bytes| bytes.first_chunk::<8>());
+            let Some([this, length, mac @ ..]) = option else { return Some(MacAddr::ZERO) };
+            let next = at + 8 * *length as usize;
+            if *length == 0 || next > self.limit {
+                return Some(MacAddr::ZERO);
+            }
+            if *this == kind && *found.get_or_insert(MacAddr(*mac)) != MacAddr(*mac) {
+                return Some(MacAddr::ZERO);
+            }
+            at = next;
+        }
+        found
     }
 }
 
