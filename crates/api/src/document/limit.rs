@@ -73,7 +73,7 @@ impl Decoder<'_> {
     }
 
     /// `tree` as a limit that rules name.
-    pub(super) fn limit(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Limit> {
+    pub(crate) fn limit(&mut self, name: At<Name>, tree: &Tree<'_>) -> Option<Limit> {
         let fields = self.fields(tree, "a limit", &["packets", "bytes", "burst", "key", "limit"])?;
         let rate = self.rate_of(&fields);
         let items = fields.optional("key").map(|tree| self.one_or_list(tree)).unwrap_or_default();

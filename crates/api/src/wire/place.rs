@@ -75,6 +75,7 @@ fn steps(object: &Ref) -> Option<Vec<Step>> {
         Kind::Targets => return Some(resource("targets", &object.name)),
         Kind::Prefixes => return Some(resource("prefixes", &object.name)),
         Kind::Meter => return Some(resource("meters", &object.name)),
+        Kind::Limit => return Some(resource("limits", &object.name)),
         Kind::Leases => return Some(resource("leases", &object.name)),
         Kind::Dns => return Some(resource("dns", &object.name)),
         Kind::Metadata => return Some(vec![key("metadata"), Step::Text(object.name.clone())]),

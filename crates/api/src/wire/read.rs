@@ -182,6 +182,12 @@ pub fn dns(name: &str, table: &super::v1::DnsTable) -> Result<Part<document::Dns
     read("DnsTable", table, |decoder, tree| decoder.dns_table(name, tree))
 }
 
+/// A limit called `name`.
+pub fn limit(name: &str, limit: &super::v1::RateLimit) -> Result<Part<document::Limit>, ReadError> {
+    let name = At::new(self::name(name)?, Span::default());
+    read("RateLimit", limit, |decoder, tree| decoder.limit(name, tree))
+}
+
 /// A whole document.
 pub fn whole(document: &super::v1::Document) -> Result<Part<document::Document>, ReadError> {
     read("Document", document, |decoder, tree| decoder.document(tree))
@@ -222,6 +228,7 @@ pub fn object(object: &super::v1::Ref, source: &Source) -> Result<Vec<u8>, Repor
         Kind::Targets => drop(decoder.target_set(name, &tree)),
         Kind::Prefixes => drop(decoder.prefix_set(name, &tree)),
         Kind::Meter => drop(decoder.meter(name, &tree)),
+        Kind::Limit => drop(decoder.limit(name, &tree)),
         Kind::Leases => drop(decoder.lease_table(name, &tree)),
         Kind::Dns => drop(decoder.dns_table(name, &tree)),
         Kind::Multicast => {
@@ -254,6 +261,7 @@ pub fn message_of(kind: Kind) -> &'static str {
         Kind::Targets => "TargetSet",
         Kind::Prefixes => "PrefixSet",
         Kind::Meter => "Meter",
+        Kind::Limit => "RateLimit",
         Kind::Leases => "LeaseTable",
         Kind::Dns => "DnsTable",
         Kind::Multicast => "Multicast",

@@ -15,7 +15,7 @@ use lamina_api::wire::v1::operation::Operation as Change;
 use lamina_api::wire::v1::put_resource::Resource;
 use lamina_api::wire::v1::{
     Expectation, Group, Kind, Layer, Mapping, MappingEntry, Meter, Multicast, Object, Operation, Port,
-    PrefixSet, PutMappingEntries, PutPort, PutResource, PutRules, Ref, Rule, TargetSet,
+    PrefixSet, PutMappingEntries, PutPort, PutResource, PutRules, RateLimit, Ref, Rule, TargetSet,
 };
 use lamina_api::wire::{Places, read};
 use lamina_api::{Code, Diagnostic, Report, Source, Span};
@@ -231,6 +231,7 @@ fn changes(wanted: &Ref, found: &Object, source: &Source, bytes: &[u8]) -> anyho
         Kind::Targets => resource(Resource::Targets(TargetSet::decode(bytes)?)),
         Kind::Prefixes => resource(Resource::Prefixes(PrefixSet::decode(bytes)?)),
         Kind::Meter => resource(Resource::Meter(Meter::decode(bytes)?)),
+        Kind::Limit => resource(Resource::Limit(RateLimit::decode(bytes)?)),
         Kind::Leases => resource(Resource::Leases(lamina_api::wire::v1::LeaseTable::decode(bytes)?)),
         Kind::Dns => resource(Resource::Dns(lamina_api::wire::v1::DnsTable::decode(bytes)?)),
         Kind::Multicast => vec![Change::PutMulticast(Multicast::decode(bytes)?)],

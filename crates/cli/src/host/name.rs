@@ -41,6 +41,8 @@ pub enum KindArg {
     /// Meters: NAME.
     #[value(alias = "meters")]
     Meter,
+    /// Limits of rates: NAME.
+    Limit,
     /// Lease tables: NAME.
     Leases,
     /// Tables of domain names: NAME.
@@ -52,7 +54,7 @@ pub enum KindArg {
 }
 
 /// The kinds of objects, in the order in which they are listed.
-pub const KINDS: [Kind; 13] = [
+pub const KINDS: [Kind; 14] = [
     Kind::Port,
     Kind::Layer,
     Kind::Group,
@@ -62,6 +64,7 @@ pub const KINDS: [Kind; 13] = [
     Kind::Targets,
     Kind::Prefixes,
     Kind::Meter,
+    Kind::Limit,
     Kind::Leases,
     Kind::Dns,
     Kind::Metadata,
@@ -82,6 +85,7 @@ impl KindArg {
             KindArg::Targets => Kind::Targets,
             KindArg::Prefixes => Kind::Prefixes,
             KindArg::Meter => Kind::Meter,
+            KindArg::Limit => Kind::Limit,
             KindArg::Leases => Kind::Leases,
             KindArg::Dns => Kind::Dns,
             KindArg::Metadata => Kind::Metadata,
@@ -255,6 +259,7 @@ pub fn word(kind: Kind) -> &'static str {
         Kind::Targets => "targets",
         Kind::Prefixes => "prefixes",
         Kind::Meter => "meter",
+        Kind::Limit => "limit",
         Kind::Leases => "leases",
         Kind::Dns => "dns",
         Kind::Metadata => "metadata",

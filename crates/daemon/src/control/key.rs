@@ -13,7 +13,7 @@ use super::mistake::{Mistakes, mistake};
 pub struct Key(Vec<u8>);
 
 /// The kinds whose objects are in another object, each with a place for the names that lead there.
-const PARTS: [(v1::Kind, &[Part]); 13] = [
+const PARTS: [(v1::Kind, &[Part]); 14] = [
     (v1::Kind::Port, &[Part::Name]),
     (v1::Kind::Layer, &[Part::Port, Part::Name]),
     (v1::Kind::Group, &[Part::Port, Part::Layer, Part::Direction, Part::Name]),
@@ -23,6 +23,7 @@ const PARTS: [(v1::Kind, &[Part]); 13] = [
     (v1::Kind::Targets, &[Part::Name]),
     (v1::Kind::Prefixes, &[Part::Name]),
     (v1::Kind::Meter, &[Part::Name]),
+    (v1::Kind::Limit, &[Part::Name]),
     (v1::Kind::Leases, &[Part::Name]),
     (v1::Kind::Dns, &[Part::Name]),
     (v1::Kind::Metadata, &[Part::Name]),
@@ -211,6 +212,7 @@ pub fn display(reference: &v1::Ref) -> String {
         v1::Kind::Targets => "target set",
         v1::Kind::Prefixes => "prefix set",
         v1::Kind::Meter => "meter",
+        v1::Kind::Limit => "limit",
         v1::Kind::Leases => "lease table",
         v1::Kind::Dns => "table of domain names",
         v1::Kind::Metadata => "metadata key",

@@ -172,6 +172,7 @@ impl State {
             v1::Kind::Targets,
             v1::Kind::Prefixes,
             v1::Kind::Meter,
+            v1::Kind::Limit,
             v1::Kind::Leases,
             v1::Kind::Dns,
             v1::Kind::Metadata,
@@ -275,6 +276,9 @@ pub fn put_into_catalog(catalog: &mut Document, name: &str, object: &v1::Object)
         }
         Some(Content::Meter(meter)) => {
             put(&mut resources.meters, read::meter(name, meter)?.value, |item| &item.name.value);
+        }
+        Some(Content::Limit(limit)) => {
+            put(&mut resources.limits, read::limit(name, limit)?.value, |item| &item.name.value);
         }
         Some(Content::Leases(table)) => {
             put(&mut resources.leases, read::leases(name, table)?.value, |item| &item.name.value);

@@ -10,6 +10,7 @@ version: 1
 resources:
   prefixes: { admins: [10.9.0.0/16] }
   targets: { web: [ { address: 10.1.0.4, port: 8080 } ] }
+  limits: { each: { packets: 100k/s, key: ip.src } }
   leases: { rack: [ { mac: "02:00:00:00:00:01", address: 10.0.0.1 } ] }
   dns: { lan: { records: [ { name: web.lan, address: 10.0.0.9 } ] } }
   mappings: { blue: { entries: [ { address: 10.0.0.2, mac: "02:00:00:00:00:02", remote: 192.168.1.2 } ] } }
@@ -28,6 +29,9 @@ ports:
             rules:
               - { name: a, when: { ip.src: 10.0.0.0/8, ip.dst: $admins }, action: allow, stateful: true }
               - { name: b, when: { ip.src: 10.1.0.0/16 }, action: { load-balance: { targets: web } }, stateful: true }
+      - name: police
+        priority: 12
+        outbound: [ { group: out, rules: [ { name: each, action: { limit: each } } ] } ]
       - name: answers
         priority: 15
         outbound:
@@ -92,7 +96,7 @@ fn a_restart_brings_back_every_object_and_what_runs() {
         let counters = rig.shared.host.counters(id).unwrap();
         assert_eq!(
             counters.layers.iter().map(|layer| &*layer.name).collect::<Vec<_>>(),
-            ["acl", "answers", "vnet"]
+            ["acl", "police", "answers", "vnet"]
         );
         // The entry that an agent would fetch again is not kept, the other is in force.
         let entries =

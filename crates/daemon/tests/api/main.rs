@@ -3,6 +3,7 @@
 mod bounds;
 mod durable;
 mod events;
+mod guards;
 mod owners;
 mod rig;
 mod transactions;

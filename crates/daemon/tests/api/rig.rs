@@ -228,6 +228,7 @@ pub fn operations(text: &str) -> Vec<v1::Operation> {
     resources.targets.into_iter().for_each(|(name, item)| put(name, Resource::Targets(item)));
     resources.prefixes.into_iter().for_each(|(name, item)| put(name, Resource::Prefixes(item)));
     resources.meters.into_iter().for_each(|(name, item)| put(name, Resource::Meter(item)));
+    resources.limits.into_iter().for_each(|(name, item)| put(name, Resource::Limit(item)));
     resources.leases.into_iter().for_each(|(name, item)| put(name, Resource::Leases(item)));
     resources.dns.into_iter().for_each(|(name, item)| put(name, Resource::Dns(item)));
     for (name, mut port) in document.ports {

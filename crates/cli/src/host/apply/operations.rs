@@ -204,6 +204,7 @@ pub fn agents_of(change: &mut Change) -> Option<(Ref, &mut Vec<String>)> {
                 Resource::Targets(_) => Kind::Targets,
                 Resource::Prefixes(_) => Kind::Prefixes,
                 Resource::Meter(_) => Kind::Meter,
+                Resource::Limit(_) => Kind::Limit,
                 Resource::Leases(_) => Kind::Leases,
                 Resource::Dns(_) => Kind::Dns,
             };

@@ -10,12 +10,13 @@ use crate::host::{Host, name, object};
 
 /// Kinds that are removed, in this order: layers before the resources that they name, ports last. Groups, rules and
 /// entries are replaced with what they are in.
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Layer,
     Kind::Mapping,
     Kind::Targets,
     Kind::Prefixes,
     Kind::Meter,
+    Kind::Limit,
     Kind::Leases,
     Kind::Dns,
     Kind::Metadata,
@@ -49,6 +50,7 @@ fn names(document: &Document) -> Vec<Ref> {
         names.extend(resources.targets.keys().map(|key| name::plain(Kind::Targets, key)));
         names.extend(resources.prefixes.keys().map(|key| name::plain(Kind::Prefixes, key)));
         names.extend(resources.meters.keys().map(|key| name::plain(Kind::Meter, key)));
+        names.extend(resources.limits.keys().map(|key| name::plain(Kind::Limit, key)));
         names.extend(resources.leases.keys().map(|key| name::plain(Kind::Leases, key)));
         names.extend(resources.dns.keys().map(|key| name::plain(Kind::Dns, key)));
     }

@@ -36,6 +36,7 @@ pub fn operations(document: Document) -> Vec<Op> {
     resources.targets.into_iter().for_each(|(name, it)| resource(name, Resource::Targets(it)));
     resources.prefixes.into_iter().for_each(|(name, it)| resource(name, Resource::Prefixes(it)));
     resources.meters.into_iter().for_each(|(name, it)| resource(name, Resource::Meter(it)));
+    resources.limits.into_iter().for_each(|(name, it)| resource(name, Resource::Limit(it)));
     resources.leases.into_iter().for_each(|(name, it)| resource(name, Resource::Leases(it)));
     resources.dns.into_iter().for_each(|(name, it)| resource(name, Resource::Dns(it)));
     for (name, mut port) in document.ports {
@@ -274,6 +275,7 @@ impl Staged {
             Resource::Targets(targets) => (Kind::Targets, Content::Targets(targets)),
             Resource::Prefixes(prefixes) => (Kind::Prefixes, Content::Prefixes(prefixes)),
             Resource::Meter(meter) => (Kind::Meter, Content::Meter(meter)),
+            Resource::Limit(limit) => (Kind::Limit, Content::Limit(limit)),
             Resource::Leases(table) => (Kind::Leases, Content::Leases(table)),
             Resource::Dns(table) => (Kind::Dns, Content::Dns(table)),
         };

@@ -129,6 +129,7 @@ impl Draft<'_> {
             | v1::Kind::Targets
             | v1::Kind::Prefixes
             | v1::Kind::Meter
+            | v1::Kind::Limit
             | v1::Kind::Leases
             | v1::Kind::Dns
             | v1::Kind::Metadata => {

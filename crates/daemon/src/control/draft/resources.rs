@@ -40,6 +40,7 @@ impl Draft<'_> {
             Some(Resource::Targets(targets)) => (v1::Kind::Targets, Content::Targets(targets)),
             Some(Resource::Prefixes(prefixes)) => (v1::Kind::Prefixes, Content::Prefixes(prefixes)),
             Some(Resource::Meter(meter)) => (v1::Kind::Meter, Content::Meter(meter)),
+            Some(Resource::Limit(limit)) => (v1::Kind::Limit, Content::Limit(limit)),
             Some(Resource::Leases(table)) => (v1::Kind::Leases, Content::Leases(table)),
             Some(Resource::Dns(table)) => (v1::Kind::Dns, Content::Dns(table)),
             None => {
