@@ -70,9 +70,9 @@ impl Interface {
     /// all devices.
     pub(crate) fn silence_host_stack(&self) -> io::Result<()> {
         if self.has_ipv4_address()? {
+            let name = &self.name;
             let text = format!(
-                "{} has an IPv4 address, so this host would answer on it; remove the address or let the host share it",
-                self.name
+                "{name} has an IPv4 address, so this host would answer on it: `ip address flush dev {name}` removes it"
             );
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
         }

@@ -33,8 +33,14 @@ const STEPS: &[Step] = &[
 ];
 
 /// Programs that end-to-end tests start, and the packages that have them.
-const PROGRAMS: &[(&str, &str)] =
-    &[("ip", "iproute2"), ("busybox", "busybox"), ("dhclient", "isc-dhcp-client")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("ping", "iputils-ping"),
+    ("curl", "curl"),
+    ("python3", "python3"),
+    ("busybox", "busybox"),
+    ("dhclient", "isc-dhcp-client"),
+];
 
 /// What the example client in Python needs, kept in the build's folder.
 const PYTHON_PACKAGES: &[&str] = &["grpcio", "grpcio-tools", "googleapis-common-protos"];

@@ -49,9 +49,24 @@ pub fn run(args: &TraceArgs, direction: flow::Direction) -> anyhow::Result<ExitC
             println!("{value}");
         } else {
             print!("{}", reply.text);
+            if args.hex.is_none() && args.pcap.is_none() && !words.contains("eth-dst=") {
+                let trace: Value = serde_json::from_str(&reply.json).unwrap_or_default();
+                if finds_nobody(&trace["trace"]) {
+                    eprintln!(
+                        "help: {ELSEWHERE} stands where a packet names no destination MAC; say the one that the \
+                         guest sends to: eth-dst=MAC"
+                    );
+                }
+            }
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// True when the packet, or a copy of it, goes to a MAC that is nobody's.
+fn finds_nobody(crossing: &Value) -> bool {
+    crossing["outcome"]["reason"] == "no-such-destination"
+        || crossing["next"].as_array().is_some_and(|next| next.iter().any(finds_nobody))
 }
 
 /// The Ethernet addresses of a packet that names none, crossing `port` in `direction`.

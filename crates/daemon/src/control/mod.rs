@@ -81,7 +81,7 @@ pub struct Shared {
     pub events: EventHub,
     rights: RwLock<Arc<Rights>>,
     state: RwLock<Arc<State>>,
-    devices: RwLock<BTreeMap<Name, String>>,
+    devices: RwLock<BTreeMap<Name, Result<String, String>>>,
 }
 
 impl Shared {
@@ -104,8 +104,8 @@ impl Shared {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
     }
 
-    /// The devices that ports are attached to, by port.
-    pub fn devices(&self) -> BTreeMap<Name, String> {
+    /// The devices that ports are attached to, by port, or why one that is there could not be attached.
+    pub fn devices(&self) -> BTreeMap<Name, Result<String, String>> {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -505,30 +505,36 @@ impl Control {
         self.compiler.collect();
     }
 
-    /// Opens the devices of ports that have none yet.
+    /// Opens the devices of ports that have none yet. What is in the way is logged when it is new, and told by the status.
     fn attach_devices(&mut self) {
+        let before = self.shared.devices();
+        let mut known = BTreeMap::new();
         for (name, device) in &mut self.attached {
-            let Some(port) = self.state.ports.get(name) else { continue };
-            if device.is_some() {
+            if let Some(device) = device {
+                known.insert(name.clone(), Ok(device.name.clone()));
                 continue;
             }
-            match self.devices.open(name) {
+            let Some(port) = self.state.ports.get(name) else { continue };
+            let failure = match self.devices.open(name) {
                 Ok(Some((opened, backend))) => match self.shared.host.attach(port.id, backend) {
                     Ok(()) => {
                         info!(port = &**name, device = opened.name, "attached");
+                        known.insert(name.clone(), Ok(opened.name.clone()));
                         *device = Some(opened);
                         publish_port(&self.shared, name, v1::EventKind::PortUp);
+                        continue;
                     }
-                    Err(error) => warn!(port = &**name, "its device could not be attached: {error}"),
+                    Err(error) => format!("its device could not be attached: {error}"),
                 },
-                Ok(None) => {}
-                Err(error) => warn!(port = &**name, "its device could not be opened: {error}"),
+                Ok(None) => continue,
+                Err(error) => format!("its device could not be opened: {error}"),
+            };
+            if before.get(name).and_then(|known| known.as_ref().err()) != Some(&failure) {
+                warn!(port = &**name, "{failure}");
             }
+            known.insert(name.clone(), Err(failure));
         }
-        let devices = self.attached.iter();
-        let devices =
-            devices.filter_map(|(name, device)| Some((name.clone(), device.as_ref()?.name.clone())));
-        *self.shared.devices.write().unwrap_or_else(PoisonError::into_inner) = devices.collect();
+        *self.shared.devices.write().unwrap_or_else(PoisonError::into_inner) = known;
     }
 }
 

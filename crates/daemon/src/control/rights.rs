@@ -6,6 +6,9 @@ use lamina_core::layer::Name;
 
 use super::mistake::{Mistakes, mistake};
 
+/// The owner of what a document that names no owner puts.
+const DEFAULT_OWNER: &str = "local";
+
 /// The user at the other end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caller {
@@ -50,9 +53,13 @@ impl Rights {
         controller.uids.contains(&caller.uid) || controller.gids.contains(&caller.gid)
     }
 
-    /// The controllers that `caller` may be, of those that are listed.
+    /// The controllers that `caller` may be, of those that are listed. An administrator where none is listed: the owner of
+    /// documents that name none.
     pub fn controllers_of(&self, caller: Caller) -> Vec<Name> {
         let all = self.is_administrator(caller);
+        if all && self.controllers.is_empty() {
+            return vec![DEFAULT_OWNER.into()];
+        }
         let mine = self.controllers.iter().filter(|(_, controller)| all || self.may_be(caller, controller));
         mine.map(|(name, _)| name.clone()).collect()
     }
@@ -82,7 +89,7 @@ impl Rights {
                 several => Err(mistake(
                     "which-controller",
                     format!("user {} may be {}", caller.uid, several.join(", ")),
-                    "say which one the request is from: set `controller`",
+                    "say which one the request is from: `--as` of the command, `controller` of the API",
                 )
                 .into()),
             };
@@ -145,5 +152,14 @@ mod tests {
         assert_eq!(code(rights.acting_as(user(7), "")), "not-a-controller");
         assert!(rights.may_read(user(5)) && rights.may_read(user(1001)) && !rights.may_read(user(7)));
         assert!(rights.check_ports("acl").is_err() && rights.check_ports("vnet").is_ok());
+    }
+
+    #[test]
+    fn where_no_controller_is_listed_an_administrator_is_the_default_owner() {
+        let rights = Rights { controllers: BTreeMap::new(), ..rights() };
+        let user = |uid| Caller { uid, gid: uid };
+        assert_eq!(rights.acting_as(user(0), "").as_deref(), Ok("local"));
+        assert_eq!(rights.controllers_of(user(0)), ["local"]);
+        assert!(rights.acting_as(user(1001), "").is_err() && rights.controllers_of(user(1001)).is_empty());
     }
 }

@@ -95,8 +95,8 @@ impl Converter {
         let Some(mac) = mac else {
             if let Some(source) = port.source() {
                 let message = format!("no document states the MAC of port `{}`", port.name.value);
-                let help =
-                    "add `mac: \"02:00:00:00:00:01\"` to the port, in one of the documents that name it";
+                let help = "add `mac: \"02:00:00:00:00:01\"` to the port, or name the file that makes the port as well: files are \
+                     judged together";
                 self.error(Code::MissingField, source, port.name.span, message, help);
             }
             return None;

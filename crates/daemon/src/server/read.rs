@@ -384,7 +384,8 @@ impl Service {
             let device = devices.get(name);
             let (state, device) = match (port.is_broken, device) {
                 (true, _) => ("ready", "its policy could not be restored: see the log".to_string()),
-                (false, Some(device)) => ("running", device.clone()),
+                (false, Some(Ok(device))) => ("running", device.clone()),
+                (false, Some(Err(failure))) => ("disconnected", failure.clone()),
                 (false, None) => ("disconnected", format!("there is no interface `{name}`")),
             };
             reply.ports.push(v1::PortStatus {

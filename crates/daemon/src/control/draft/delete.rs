@@ -42,7 +42,11 @@ impl Draft<'_> {
                 let message = format!("there is no {}", key::display(&reference));
                 self.refuse(
                     &reference,
-                    mistake("missing-object", message, "leave it out, or clear `must_exist`"),
+                    mistake(
+                        "missing-object",
+                        message,
+                        "leave it out, or say `--if-exists` (of the API: clear `must_exist`)",
+                    ),
                 );
             } else {
                 self.outcome.unchanged += 1;
