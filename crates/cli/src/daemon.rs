@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use clap::Args;
 use lamina_daemon::config::Config;
 use lamina_daemon::run;
@@ -23,11 +23,17 @@ pub struct DaemonArgs {
     /// Only say whether the configuration is right.
     #[arg(long)]
     check: bool,
+    /// For labs: also stop when standard input ends, and then remove this folder, in which the configuration is.
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    temporary: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
     let path = args.config.clone().unwrap_or_else(|| DEFAULT.into());
+    if let Some(folder) = args.temporary.as_ref().filter(|folder| path.parent() != Some(folder)) {
+        bail!("--temporary removes {}, and the configuration is not in it", folder.display());
+    }
     let config = if args.config.is_none() && !Path::new(DEFAULT).exists() {
         Config::default()
     } else {
@@ -49,8 +55,31 @@ pub fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
         reload.reload(filter).map_err(|error| error.to_string())
     });
-    run::run(&path, config, &set_log).map_err(|error| anyhow!("{error}"))?;
+    let result = match &args.temporary {
+        Some(folder) => {
+            let result = run::run(&path, config, &set_log, end_of_input());
+            let removed = std::fs::remove_dir_all(folder);
+            removed.unwrap_or_else(|error| eprintln!("{} stays: {error}", folder.display()));
+            result
+        }
+        None => run::run(&path, config, &set_log, std::future::pending()),
+    };
+    result.map_err(|error| anyhow!("{error}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Is over when standard input ends: whoever held its other end is gone, however that came.
+fn end_of_input() -> impl Future<Output = ()> {
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    // It ends with the process.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        drop(ended);
+    });
+    async move {
+        // The sender sends nothing: that it goes is the news.
+        let _ = end.await;
+    }
 }
 
 /// The time of a line of the log; the journal stamps lines itself.

@@ -96,7 +96,8 @@ mod tests {
                 None => {}
             }
         }
-        for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+        let is_shown = |below: &&clap::Command| below.get_name() != "help" && !below.is_hide_set();
+        for below in command.get_subcommands().filter(is_shown) {
             flags(below, &format!("{path} {}", below.get_name()), out);
         }
     }

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn lamina(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
@@ -211,6 +212,294 @@ fn a_kept_lab_stands_and_says_how_to_look_inside() {
         let [host, guest] = places.as_slice() else { panic!("two places: {places:?}") };
         assert!(stands && host.to_string_lossy().starts_with("net:["), "{places:?}");
         assert_ne!(host, guest, "the host and the guest are two namespaces");
+    }
+}
+
+/// Processes whose parent is `parent`, with their command lines.
+fn children(parent: u32) -> Vec<(u32, String)> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let id: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let is_child = status
+            .lines()
+            .any(|line| line.strip_prefix("PPid:").is_some_and(|of| of.trim().parse() == Ok(parent)));
+        let words = std::fs::read(format!("/proc/{id}/cmdline")).ok()?;
+        is_child.then(|| (id, String::from_utf8_lossy(&words).replace('\0', " ")))
+    });
+    processes.collect()
+}
+
+/// True while the process runs: one that nobody has waited for yet does not.
+fn runs(id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains("Z (zombie)"))
+}
+
+fn soon(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Two hosts, with a policy each.
+const TWO: &str = r#"
+version: 1
+name: two
+links: { underlay: { hosts: { h1: 192.168.50.1/24, h2: 192.168.50.2/24 } } }
+hosts:
+  h1:
+    vms: { a: { mac: "02:00:00:00:00:01", address: 10.0.0.1/24 } }
+    policies: [{ name: acl, document: { version: 1, ports: { a: { layers: [{ name: acl, priority: 1 }] } } } }]
+  h2:
+    vms: { b: { mac: "02:00:00:00:00:02", address: 10.0.0.2/24 } }
+    policies: [{ name: acl, document: { version: 1, ports: { b: { layers: [{ name: acl, priority: 1 }] } } } }]
+"#;
+
+#[test]
+fn a_lab_that_is_killed_leaves_no_process_and_no_file() {
+    let file = Written::new("killed", TWO);
+    let folder = std::env::temp_dir().join(format!("lamina-lab-test-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut child = command(&["lab", "run", "--keep", file.path()])
+        .env("TMPDIR", &folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut is_skipped = false;
+    for line in errors {
+        is_skipped |= skipped(&line);
+        if line.contains("daemon of h2") {
+            break;
+        }
+    }
+    let processes = children(child.id());
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    let files_before = files();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !is_skipped {
+        let count = |word: &str| processes.iter().filter(|(_, words)| words.contains(word)).count();
+        assert_eq!((count(" daemon "), count(" controller ")), (2, 4), "{processes:?}");
+        assert_eq!(files_before, 2, "a folder for each daemon");
+        soon("processes outlive the lab", || !processes.iter().any(|(id, _)| runs(*id)));
+        soon("files outlive the lab", || files() == 0);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_daemon_or_controller_that_ends_is_told_with_its_host_and_fails_the_lab() {
+    for (whom, told) in [
+        (" daemon ", "the daemon of h2 has ended (signal: 9 (SIGKILL))"),
+        (" controller ", "of h2 has ended (signal: 9 (SIGKILL))"),
+    ] {
+        let waits = "\nchecks: [{ name: time passes, wait: 3s }, { name: still, wait: 1ms }]\n";
+        let file = Written::new(&format!("ends{}", whom.trim()), &format!("{TWO}{waits}"));
+        let mut child = command(&["lab", "run", "--json", file.path()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let id = child.id();
+        // Of h2: the last that are started. All are there when the last one is.
+        let mut found = Vec::new();
+        let mut errors = String::new();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while found.len() < 6 && child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+            found = children(id);
+            found.retain(|(_, words)| words.contains(" daemon ") || words.contains(" controller "));
+        }
+        found.sort();
+        if let Some((victim, _)) = found.iter().rev().find(|(_, words)| words.contains(whom)) {
+            // Once the policies are in force, the checks begin.
+            std::thread::sleep(Duration::from_millis(1500));
+            rustix::process::kill_process(
+                rustix::process::Pid::from_raw(*victim as i32).unwrap(),
+                rustix::process::Signal::KILL,
+            )
+            .unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        errors.push_str(&String::from_utf8_lossy(&output.stderr));
+        if skipped(&errors) {
+            return;
+        }
+        assert_eq!(found.len(), 6, "{found:?} {errors}");
+        assert!(!output.status.success());
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["ok"], false);
+        assert!(json["ended"][0].as_str().is_some_and(|text| text.contains(told)), "{json:#}");
+    }
+}
+
+#[test]
+fn a_failed_check_says_who_dropped() {
+    let file = Written::new(
+        "dropped",
+        r#"
+version: 1
+name: dropped
+hosts:
+  h1:
+    vms:
+      a: { mac: "02:00:00:00:00:01", address: 10.0.0.1/24, neighbors: { 10.0.0.2: "02:00:00:00:00:02" } }
+      b: { mac: "02:00:00:00:00:02", address: 10.0.0.2/24, neighbors: { 10.0.0.1: "02:00:00:00:00:01" } }
+    policies:
+      - name: acl
+        document:
+          version: 1
+          ports:
+            b:
+              layers:
+                - name: acl
+                  priority: 1
+                  inbound:
+                    - { group: in, rules: [{ name: no-ping, when: { icmp.type: 8 }, action: block }] }
+checks:
+  - { name: blocked, ping: { from: a, to: b, timeout: 200ms }, expect: blocked }
+  - { name: wrongly passing, ping: { from: a, to: b, count: 2, timeout: 200ms } }
+"#,
+    );
+    let Some((json, success)) = run(file.path()) else { return };
+    assert!(!success, "{json:#}");
+    assert_eq!(json["checks"][0]["dropped"], serde_json::json!([]), "it was as expected: {json:#}");
+    let dropped = serde_json::json!([{
+        "host": "h1", "port": "b", "direction": "inbound", "reason": "blocked",
+        "layer": "acl", "group": "in", "rule": "no-ping", "packets": 2,
+    }]);
+    assert_eq!(json["checks"][1]["dropped"], dropped, "{json:#}");
+    let text = String::from_utf8(lamina(&["lab", "run", file.path()]).stdout).unwrap();
+    assert!(text.contains("2 packets blocked by acl/in/no-ping"), "{text}");
+}
+
+#[test]
+fn policies_are_controllers_that_come_change_and_go() {
+    let file = Written::new(
+        "changes",
+        r#"
+version: 1
+name: changes
+hosts:
+  h1:
+    vms:
+      a: { mac: "02:00:00:00:00:01", address: 10.0.0.1/24, neighbors: { 10.0.0.2: "02:00:00:00:00:02" } }
+      b: { mac: "02:00:00:00:00:02", address: 10.0.0.2/24, neighbors: { 10.0.0.1: "02:00:00:00:00:01" } }
+    policies:
+      # Each names the other's resource.
+      - name: first
+        document:
+          version: 1
+          owner: one
+          resources: { prefixes: { mine: [10.0.0.1] } }
+          ports:
+            b:
+              layers:
+                - name: first
+                  priority: 1
+                  inbound: [{ group: g, rules: [{ name: r, when: { ip.src: $yours }, action: allow }] }]
+      - name: second
+        document: &second
+          version: 1
+          owner: two
+          resources: { prefixes: { yours: [10.0.0.1] } }
+          ports:
+            b:
+              layers:
+                - name: second
+                  priority: 2
+                  inbound: [{ group: g, rules: [{ name: r, when: { ip.src: $mine }, action: allow }] }]
+      # Of the same owner as the second, and yet it goes alone.
+      - name: third
+        document:
+          version: 1
+          owner: two
+          ports:
+            b:
+              layers:
+                - { name: third, priority: 3, inbound: [{ group: g, rules: [{ name: block, action: block }] }] }
+checks:
+  - { name: blocked by the third, ping: { from: a, to: b, timeout: 200ms }, expect: blocked }
+  - { name: the third goes, apply: { host: h1, remove: third } }
+  - name: the others stay
+    ping: { from: a, to: b }
+    counts:
+      - { port: b, rule: first/g/r, packets: 3 }
+      - { port: b, rule: second/g/r, packets: 3 }
+  - { name: nobody is called third any more, apply: { host: h1, remove: third }, expect: blocked }
+  - { name: what is used cannot go, apply: { host: h1, remove: second }, expect: blocked }
+  - { name: nothing to change, apply: { host: h1, policy: { name: second, document: *second } } }
+  - name: ports stay as they are
+    apply: { host: h1, policy: { name: fourth, document: { version: 1, ports: { b: { tenants: [7] } } } } }
+    expect: blocked
+  - name: layers that are no more in the policy go
+    apply:
+      host: h1
+      policy:
+        name: second
+        document:
+          version: 1
+          owner: two
+          resources: { prefixes: { yours: [10.0.0.1] } }
+          ports: { a: { layers: [{ name: second, priority: 2, outbound: [{ group: g, rules: [{ name: r, action: allow }] }] }] } }
+  - name: and are elsewhere
+    ping: { from: a, to: b }
+    counts:
+      - { port: b, rule: first/g/r, packets: 3 }
+      - { port: a, rule: second/g/r, packets: 3 }
+"#,
+    );
+    let Some((json, success)) = run(file.path()) else { return };
+    assert!(success, "{json:#}");
+    assert_eq!(json["messages"], serde_json::json!([]));
+    let seen = |check: usize| json["checks"][check]["lines"][0]["seen"].as_str().unwrap();
+    assert!(seen(1).starts_with("in force on 1 port after "), "{}", seen(1));
+    assert!(seen(4).contains("yours"), "it says what is missing: {}", seen(4));
+    assert_eq!(seen(5), "it was as that already");
+    assert!(seen(6).contains("properties of `b`"), "{}", seen(6));
+}
+
+#[test]
+fn a_file_is_checked_without_being_run() {
+    for example in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")).unwrap() {
+        let path = example.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let output = lamina(&["lab", "check", "--deny-warnings", path.to_str().unwrap()]);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {errors}", path.display());
+        }
+    }
+    let output = lamina(&["lab", "check", "--json", "examples/paper.yaml"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let counts = serde_json::json!({ "hosts": 2, "machines": 3, "policies": 8, "checks": 6 });
+    assert_eq!((&json["ok"], &json["counts"]), (&serde_json::Value::Bool(true), &counts));
+    for (name, wrong, told) in [
+        (
+            "owners",
+            "owner: one, ports: { a: { layers: [{ name: acl, owner: two, priority: 1 }] } }",
+            "two owners",
+        ),
+        (
+            "resource",
+            "ports: { a: { layers: [{ name: n, priority: 2, inbound: [{ group: g, rules: [{ name: r, when: { ip.src: $nobody }, action: allow }] }] }] } }",
+            "nobody",
+        ),
+        ("port", "ports: { a: { mtu: 1400 } }", "properties of `a`"),
+    ] {
+        let checked = |expect: &str| {
+            let policy = format!("policy: {{ name: p, document: {{ version: 1, {wrong} }} }}");
+            let check = format!("{{ name: c, apply: {{ host: h1, {policy} }}, expect: {expect} }}");
+            let file = Written::new(name, &format!("{TWO}\nchecks: [{check}]\n"));
+            let output = lamina(&["lab", "check", file.path()]);
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (code, errors) = checked("pass");
+        assert_eq!(code, Some(1), "{name}");
+        assert!(errors.contains(told) && errors.contains("this lab cannot be run"), "{name}: {errors}");
+        assert_eq!(checked("blocked").0, Some(0), "{name}: it is expected");
     }
 }
 

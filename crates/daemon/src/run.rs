@@ -34,13 +34,23 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// Changes what is logged while the daemon runs; the text is a filter.
 pub type SetLog = Box<dyn Fn(&str) -> Result<(), String>>;
 
-/// Runs the daemon with the configuration at `path` until it is told to stop.
-pub fn run(path: &Path, config: Config, set_log: &SetLog) -> Result<(), Error> {
+/// Runs the daemon with the configuration at `path` until a signal tells it to stop, or `stop` is over.
+pub fn run(
+    path: &Path,
+    config: Config,
+    set_log: &SetLog,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(path, config, set_log))
+    runtime.block_on(serve(path, config, set_log, stop))
 }
 
-async fn serve(path: &Path, config: Config, set_log: &SetLog) -> Result<(), Error> {
+async fn serve(
+    path: &Path,
+    config: Config,
+    set_log: &SetLog,
+    told: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let begin = Instant::now();
     raise_file_limit();
     let accounts = Accounts::of_system();
@@ -78,7 +88,7 @@ async fn serve(path: &Path, config: Config, set_log: &SetLog) -> Result<(), Erro
         // The sender is dropped only at the end, too.
         let _ = stopped.await;
     });
-    tokio::pin!(serving);
+    tokio::pin!(serving, told);
     notify(&format!("READY=1\nSTATUS=serving {}", config.socket.display()));
     info!(socket = %config.socket.display(), after = ?begin.elapsed(), "ready");
     let mut config = config;
@@ -87,6 +97,7 @@ async fn serve(path: &Path, config: Config, set_log: &SetLog) -> Result<(), Erro
             ended = &mut serving => break ended,
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
+            () = &mut told => break Ok(()),
             _ = hang_up.recv() => {
                 notify("RELOADING=1");
                 reload(path, &mut config, &shared, set_log);

@@ -9,9 +9,10 @@ use super::{Host, HostKind, KernelVxlan, NamedPolicy, Peer, Route, Topology, Vm}
 use crate::decode::{Decoder, Fields};
 use crate::diagnostic::{Code, Report};
 use crate::document::{self, Document, Port};
-use crate::source::At;
+use crate::source::{At, Source};
 use crate::tree::Tree;
 use crate::value::{Mac, Name};
+use crate::wire::{self, v1};
 
 impl Decoder<'_> {
     pub(super) fn host(
@@ -214,9 +215,15 @@ impl Decoder<'_> {
     ) -> Option<(At<Name>, NamedPolicy)> {
         let fields = self.fields(tree, "a policy", &["name", "document", "file"])?;
         let name = self.required(&fields, "name", "acl").and_then(|tree| self.name(tree));
-        let document = match (fields.optional("document"), fields.optional("file")) {
-            (Some(tree), None) => self.document(tree)?,
-            (None, Some(tree)) => self.policy_file(tree, read_file)?,
+        let (document, message) = match (fields.optional("document"), fields.optional("file")) {
+            (Some(tree), None) => {
+                let document = self.document(tree)?;
+                (document, self.message(tree))
+            }
+            (None, Some(tree)) => {
+                let (document, message) = self.policy_file(tree, read_file)?;
+                (document, Some(message))
+            }
             _ => {
                 let message = "a policy is written here or in a file";
                 self.error(Code::MissingField, fields.head(), message, "give one of `document:` and `file:`");
@@ -232,13 +239,22 @@ impl Decoder<'_> {
             }
         }
         let name = name?;
-        Some((name.clone(), NamedPolicy { name: name.value, document }))
+        Some((name.clone(), NamedPolicy { name: name.value, document, message: message? }))
     }
 
-    fn policy_file(&mut self, tree: &Tree<'_>, read_file: ReadFile<'_>) -> Option<Document> {
+    /// The message form of a document that was read; none where there was a mistake, which is reported already.
+    fn message(&mut self, tree: &Tree<'_>) -> Option<v1::Document> {
+        if self.report.has_errors() {
+            return None;
+        }
+        wire::read::document_in(self.source, tree).map_err(|report| self.report.append(report)).ok()
+    }
+
+    fn policy_file(&mut self, tree: &Tree<'_>, read_file: ReadFile<'_>) -> Option<(Document, v1::Document)> {
         let path = self.text(tree, "a path")?;
         let parsed = match read_file(path) {
-            Ok(text) => document::parse(path, &text),
+            Ok(text) => document::parse(path, &text)
+                .and_then(|document| Ok((document, wire::read::document(&Source::new(path, text))?))),
             Err(error) => {
                 let message = format!("{path} cannot be read: {error}");
                 self.error(Code::BadValue, tree.span, message, "paths are relative to the topology file");

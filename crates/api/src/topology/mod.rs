@@ -19,6 +19,7 @@ use ipnet::IpNet;
 
 use crate::document::Document;
 use crate::value::{Mac, Name};
+use crate::wire::v1;
 
 /// A network with its checks.
 #[derive(Clone, Debug)]
@@ -110,6 +111,8 @@ pub struct NamedPolicy {
     pub name: Name,
     /// The document.
     pub document: Document,
+    /// The same as a controller sends it.
+    pub message: v1::Document,
 }
 
 /// A VXLAN device of the kernel, without learning.

@@ -196,8 +196,12 @@ pub fn whole(document: &super::v1::Document) -> Result<Part<document::Document>,
 /// The message form of the policy document in `source`: clients take the operations that they send from it.
 pub fn document(source: &Source) -> Result<super::v1::Document, Report> {
     crate::document::parse(&source.name, &source.text)?;
-    let tree = Tree::read(source)?;
-    let message = super::text::to_bytes("Document", &tree).and_then(|bytes| {
+    document_in(source, &Tree::read(source)?)
+}
+
+/// The message form of the policy document that is `tree`, a part of `source`, and was read without a mistake.
+pub(crate) fn document_in(source: &Source, tree: &Tree<'_>) -> Result<super::v1::Document, Report> {
+    let message = super::text::to_bytes("Document", tree).and_then(|bytes| {
         super::v1::Document::decode(&*bytes).map_err(|error| FormError {
             message: error.to_string(),
             help: "this is a fault of this program: please report it".into(),

@@ -37,6 +37,7 @@ use tower::service_fn;
 
 pub use failure::{Failure, Usage, tell};
 pub use name::plain;
+pub use output::json as print_json;
 
 /// A daemon, connected.
 pub type Host = HostClient<Channel>;

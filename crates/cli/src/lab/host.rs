@@ -1,279 +1,174 @@
-//! Lamina on a host of the lab: its switch, its ports, its uplinks, and the policies in force.
+//! A host of the lab: its daemon, and the controllers that program it.
 //!
-//! What runs here is what the daemon runs: the same conversion of documents, the same underlay synchroniser, the
-//! same backends. Only who asks differs: a topology file instead of controllers.
+//! First the ports are made, then every policy is put by a controller of its own, in the order of the file. Policies may
+//! name each other's resources, so those come before any layer.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
-use lamina_api::topology::{Host, HostKind, Link, NamedPolicy, PolicyChange, Topology};
-use lamina_api::{Document, Report};
-use lamina_backend::Backend;
-use lamina_backend::af_packet::{AfPacket, AfPacketConfig};
+use lamina_api::topology::{Host, HostKind, Link, PolicyChange, Topology};
 use lamina_backend::namespace::NetNs;
-use lamina_core::layer::{Compiler, Name, Policy, Program};
-use lamina_core::stats::PortCounters;
-use lamina_core::switch::{PortConfig, PortId, SwitchConfig};
-use lamina_daemon::convert::{self, HostPolicy, PortIds};
-use lamina_daemon::host::{self, HostConfig, Placement};
-use lamina_daemon::underlay::sink::{Sink, TUNNEL_UDP_PORTS};
-use lamina_daemon::underlay::{Snapshot, Synchroniser, UplinkInterface};
 
-/// Numbers of uplinks beyond the first, far from those of ports.
-const FURTHER_UPLINKS: u32 = 1 << 30;
-/// Workers of each host: more than one, so that every lab shows that it makes no difference where a port lives.
-const WORKERS: usize = 2;
-/// How long the underlay's neighbours may take to answer before the checks start.
-const RESOLVE: Duration = Duration::from_secs(1);
+use super::controller::{Applied, Controller};
+use super::daemon::Daemon;
+use super::plan::{HostPlan, MAKER, PolicyPlan};
+use super::report::Said;
 
-/// A running switch.
+/// A host on which a daemon runs.
 #[derive(Debug)]
-pub struct HostSwitch {
-    // Before the workers, which its thread tells of changes.
-    synchroniser: Option<Synchroniser>,
-    shared: Arc<Shared>,
-    _sink: Option<Sink>,
-    state: Mutex<State>,
+pub struct LabHost {
+    name: String,
+    plan: HostPlan,
+    // Before the daemon, so that controllers go while it is there.
+    controllers: Mutex<Controllers>,
+    daemon: Daemon,
 }
 
-/// What the synchroniser's thread and the lab's both use.
-#[derive(Debug, Default)]
-struct Shared {
-    host: OnceLock<host::Host>,
-    /// The last snapshot.
-    latest: Mutex<Option<Snapshot>>,
-}
-
-/// What is in force.
+/// The controllers' processes.
 #[derive(Debug)]
-struct State {
-    base: Document,
-    policies: Vec<NamedPolicy>,
-    ids: PortIds,
-    configs: BTreeMap<PortId, PortConfig>,
-    compiler: Compiler,
+struct Controllers {
+    maker: Controller,
+    /// Of policies that are in force, by the policies' names.
+    policies: BTreeMap<String, Controller>,
+    /// What those said whose policies are not in force any more.
+    gone: Vec<Said>,
 }
 
-impl HostSwitch {
-    /// Starts the switch of `host` in its namespace, with its policies in force.
-    pub fn start(
-        ns: &NetNs,
-        topology: &Topology,
-        host: &Host,
-        base: &Document,
-        policies: &[NamedPolicy],
-    ) -> Result<HostSwitch> {
-        let mut ids = PortIds::default();
-        let wanted = merged(base, policies, &mut ids)?;
+impl LabHost {
+    /// Starts a daemon inside `ns`, the namespace of `host`, and has its policies put.
+    pub fn start(ns: &NetNs, topology: &Topology, host: &Host, plan: HostPlan) -> Result<LabHost> {
+        let name = host.name.to_string();
         let is_attached = |link: &&Link| link.attachments.iter().any(|(name, _)| *name == host.name);
-        let attached = topology.links.iter().filter(is_attached).enumerate();
-        let uplinks: Vec<_> = attached
-            .map(|(index, link)| UplinkInterface { id: uplink_id(index), interface: link.name.to_string() })
-            .collect();
-        let backends = ns.run(|| backends(base, &wanted, &uplinks))??;
-        let shared = Arc::new(Shared::default());
-        let mut config = HostConfig::new(&host.name, SwitchConfig { seed: seed(&host.name) });
-        config.workers = WORKERS;
-        let (mut synchroniser, mut sink) = (None, None);
-        if !uplinks.is_empty() {
-            sink = Some(ns.run(|| Sink::open(&TUNNEL_UDP_PORTS))??);
-            let told = Arc::clone(&shared);
-            let (started, first) =
-                ns.run(|| Synchroniser::start(uplinks, move |snapshot| told.set(snapshot)))??;
-            let resolver = started.resolver();
-            config.resolve = Some(Arc::new(move |next_hop| resolver.resolve(next_hop)));
-            // A later one may already be there.
-            shared.latest().get_or_insert(first);
-            synchroniser = Some(started);
+        let uplinks: Vec<&str> = topology.links.iter().filter(is_attached).map(|link| &*link.name).collect();
+        let daemon = Daemon::start(ns, &name, &uplinks, MAKER, plan.controllers.iter().map(String::as_str))?;
+        let start = |policy: &str, owner: &str| Controller::start(&name, policy, owner, daemon.socket());
+        // They start side by side, and are asked one after the other.
+        let mut maker = start(MAKER, MAKER)?;
+        let mut policies = BTreeMap::new();
+        for policy in &plan.policies {
+            policies.insert(policy.name.to_string(), start(&policy.name, &policy.owner)?);
         }
-        let running = host::Host::start(config).context("the workers could not be started")?;
-        let configs = wanted.ports.iter().map(|port| (port.id, port.config.clone())).collect();
-        let mut compiler = Compiler::new();
-        let snapshot = shared.latest().clone();
-        populate(&running, &mut compiler, wanted, snapshot, backends)?;
-        // From here on the workers hear of changes; one that came in between is told now.
-        let _ = shared.host.set(running);
-        shared.tell();
-        let state = State { base: base.clone(), policies: policies.to_vec(), ids, configs, compiler };
-        Ok(HostSwitch { synchroniser, shared, _sink: sink, state: Mutex::new(state) })
-    }
-
-    /// Has the kernel resolve `neighbors`, the other hosts on this one's links, and waits a moment for them: without
-    /// it the first packet to each would be lost to ARP, and no ping could be expected to pass whole.
-    pub fn meet(&self, neighbors: &[IpAddr]) {
-        let Some(synchroniser) = &self.synchroniser else { return };
-        let deadline = Instant::now() + RESOLVE;
-        let is_missing = |address: &&IpAddr| {
-            let latest = self.shared.latest();
-            let mut neighbors = latest.iter().flat_map(|snapshot| &snapshot.underlay.neighbors);
-            !neighbors.any(|(known, _)| known == *address)
-        };
-        while Instant::now() < deadline {
-            let missing: Vec<_> = neighbors.iter().filter(is_missing).collect();
-            if missing.is_empty() {
-                return;
+        accepted(maker.put(&plan.ports)?, || format!("the ports of {name}"))?;
+        let of = |policy: &PolicyPlan| format!("the policy {} of {name}", policy.name);
+        for policy in &plan.policies {
+            if let (Some(controller), Some(resources)) = (policies.get_mut(&*policy.name), policy.resources())
+            {
+                accepted(controller.put(&resources)?, || of(policy))?;
             }
-            missing.into_iter().for_each(|address| synchroniser.resolver().resolve(*address));
-            std::thread::sleep(Duration::from_millis(5));
         }
+        for policy in &plan.policies {
+            if let Some(controller) = policies.get_mut(&*policy.name) {
+                accepted(controller.put(&policy.document)?, || of(policy))?;
+            }
+        }
+        let controllers = Controllers { maker, policies, gone: Vec::new() };
+        let started = LabHost { name, plan, controllers: controllers.into(), daemon };
+        started.attached(host)?;
+        Ok(started)
     }
 
-    /// Changes a policy, all or nothing; returns how many ports it is in force on.
-    pub fn apply(&self, change: &PolicyChange) -> Result<usize> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut policies = state.policies.clone();
+    /// Fails where the port of a machine has no device.
+    fn attached(&self, host: &Host) -> Result<()> {
+        let HostKind::Lamina { vms, .. } = &host.kind else { return Ok(()) };
+        let ports = self.daemon.ports()?;
+        for vm in vms {
+            let port = ports.iter().find(|port| *port.name == *vm.name);
+            let port =
+                port.with_context(|| format!("the daemon of {} has no port {}", self.name, vm.name))?;
+            if port.state != "running" {
+                bail!("the port {} of {} is {}: {}", vm.name, self.name, port.state, port.device);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a controller change its policy, all or nothing. The inner error says why that was refused.
+    pub fn apply(&self, change: &PolicyChange) -> Result<Result<Applied, String>> {
+        let mut controllers = self.controllers();
         match change {
-            PolicyChange::Set(policy) => match policies.iter_mut().find(|known| known.name == policy.name) {
-                Some(known) => *known = (**policy).clone(),
-                None => policies.push((**policy).clone()),
-            },
+            PolicyChange::Set(policy) => {
+                let planned = match self.plan.policy(policy) {
+                    Ok(planned) => planned,
+                    Err(report) => {
+                        let messages: Vec<_> =
+                            report.diagnostics().iter().map(|found| &*found.message).collect();
+                        return Ok(Err(messages.join("; ")));
+                    }
+                };
+                if let Some(controller) = controllers.policies.get_mut(&*planned.name) {
+                    return controller.put(&planned.document);
+                }
+                let mut controller =
+                    Controller::start(&self.name, &planned.name, &planned.owner, self.daemon.socket())?;
+                let put = controller.put(&planned.document)?;
+                if put.is_ok() {
+                    controllers.policies.insert(planned.name.to_string(), controller);
+                } else {
+                    controllers.gone.extend(self.said_by(&planned.name, &controller));
+                }
+                Ok(put)
+            }
             PolicyChange::Remove(name) => {
-                let place = policies.iter().position(|known| known.name == *name);
-                policies.remove(place.with_context(|| format!("no policy is called {name}"))?);
+                let Some(controller) = controllers.policies.get_mut(&**name) else {
+                    return Ok(Err(format!("no policy of {} is called {name}", self.name)));
+                };
+                let removed = controller.remove()?;
+                if removed.is_ok()
+                    && let Some(controller) = controllers.policies.remove(&**name)
+                {
+                    controllers.gone.extend(self.said_by(name, &controller));
+                }
+                Ok(removed)
             }
         }
-        let State { base, ids, configs, compiler, .. } = &mut *state;
-        let wanted = merged(base, &policies, ids)?;
-        for port in &wanted.ports {
-            let known =
-                configs.get(&port.id).with_context(|| format!("there is no port {}", port.config.name))?;
-            if !same(known, &port.config) {
-                bail!("the tenants, MTU and limits of {} cannot change while it runs", port.config.name);
-            }
+    }
+
+    /// Whom to ask what happened.
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// What the host's processes wrote to standard error, and which of them ended before they were told to.
+    pub fn said(&self) -> Vec<Said> {
+        let mut controllers = self.controllers();
+        let line = |text: String| Said { host: self.name.clone(), process: "daemon".into(), text };
+        let mut all: Vec<Said> = self.daemon.said().into_iter().map(line).collect();
+        all.extend(self.said_by(MAKER, &controllers.maker));
+        for (name, controller) in &controllers.policies {
+            all.extend(self.said_by(name, controller));
         }
-        let ports = wanted.ports.len();
-        let policies_by_port = wanted.ports.into_iter().map(|port| (port.id, port.config.name, port.policy));
-        let programs = compiled(compiler, policies_by_port)?;
-        let host = self.shared.host()?;
-        host.flip(programs)?;
-        host.set_multicast(wanted.multicast)?;
-        state.policies = policies;
-        Ok(ports)
+        all.append(&mut controllers.gone);
+        all
     }
 
-    /// Everything that the port called `port` counts.
-    pub fn counters(&self, port: &str) -> Result<PortCounters> {
-        let id = self.state.lock().unwrap_or_else(PoisonError::into_inner).ids.id(port);
-        let id = id.with_context(|| format!("there is no port {port}"))?;
-        Ok(self.shared.host()?.counters(id)?)
-    }
-}
-
-impl Shared {
-    fn latest(&self) -> MutexGuard<'_, Option<Snapshot>> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Fails where one of the host's processes has ended before it was told to.
+    pub fn check(&self) -> Result<()> {
+        self.daemon.check()?;
+        let mut controllers = self.controllers();
+        controllers.maker.check()?;
+        controllers.policies.values_mut().try_for_each(Controller::check)
     }
 
-    fn host(&self) -> Result<&host::Host> {
-        self.host.get().context("the workers are not running")
+    /// Tells all processes to stop, without waiting. Controllers go first.
+    pub fn hang_up(&self) {
+        let mut controllers = self.controllers();
+        controllers.maker.hang_up();
+        controllers.policies.values_mut().for_each(Controller::hang_up);
+        self.daemon.hang_up();
     }
 
-    fn set(&self, snapshot: Snapshot) {
-        *self.latest() = Some(snapshot);
-        self.tell();
+    fn said_by(&self, policy: &str, controller: &Controller) -> Vec<Said> {
+        let (host, process) = (self.name.clone(), format!("controller {policy}"));
+        let line = |text| Said { host: host.clone(), process: process.clone(), text };
+        controller.said().into_iter().map(line).collect()
     }
 
-    /// Tells the workers the last snapshot, unless they are not running yet.
-    fn tell(&self) {
-        let (Some(host), Some(snapshot)) = (self.host.get(), self.latest().clone()) else { return };
-        // It fails when a worker has ended, and then whoever next asks the host for something is told.
-        let _ = host.set_snapshot(snapshot);
+    fn controllers(&self) -> MutexGuard<'_, Controllers> {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Adds a host's ports and uplinks to its new workers.
-fn populate(
-    host: &host::Host,
-    compiler: &mut Compiler,
-    wanted: HostPolicy,
-    snapshot: Option<Snapshot>,
-    mut backends: BTreeMap<PortId, Box<dyn Backend>>,
-) -> Result<()> {
-    if let Some(snapshot) = &snapshot {
-        for (id, config) in snapshot.uplinks.clone() {
-            host.add_uplink(id, config, Placement::Any, backends.remove(&id))?;
-        }
-    }
-    let mut policies = Vec::new();
-    for port in wanted.ports {
-        policies.push((port.id, port.config.name.clone(), port.policy));
-        host.add_port(port.id, port.config, Placement::Any, backends.remove(&port.id))?;
-    }
-    host.flip(compiled(compiler, policies)?)?;
-    host.set_multicast(wanted.multicast)?;
-    snapshot.map_or(Ok(()), |snapshot| host.set_snapshot(snapshot))?;
-    Ok(())
-}
-
-/// The programs of ports, by number, name and policy.
-fn compiled(
-    compiler: &mut Compiler,
-    policies: impl IntoIterator<Item = (PortId, Name, Policy)>,
-) -> Result<Vec<(PortId, Arc<Program>)>> {
-    let compile = |(id, name, policy)| {
-        let program = compiler.compile(id, &policy);
-        let program = program.map_err(|error| anyhow!("the policy of {name} was refused: {error}"))?;
-        Ok((id, program))
-    };
-    policies.into_iter().map(compile).collect()
-}
-
-/// What is probably not meant in the policies that are in force at the start, or why they cannot be used.
-pub fn warnings(topology: &Topology) -> Result<Report, Report> {
-    let mut found = Report::new();
-    for host in &topology.hosts {
-        if let HostKind::Lamina { base, policies, .. } = &host.kind {
-            found.append(convert::merge(&documents(base, policies), &mut PortIds::default())?.warnings);
-        }
-    }
-    Ok(found)
-}
-
-fn documents(base: &Document, policies: &[NamedPolicy]) -> Vec<Document> {
-    let policies = policies.iter().map(|policy| policy.document.clone());
-    std::iter::once(base.clone()).chain(policies).collect()
-}
-
-/// The policy of a host out of what its virtual machines and its controllers say.
-fn merged(base: &Document, policies: &[NamedPolicy], ids: &mut PortIds) -> Result<HostPolicy> {
-    let converted = convert::merge(&documents(base, policies), ids)?;
-    Ok(converted.policy)
-}
-
-/// The devices of the ports that have a machine (those of `base`) and of the uplinks.
-fn backends(
-    base: &Document,
-    policy: &HostPolicy,
-    uplinks: &[UplinkInterface],
-) -> Result<BTreeMap<PortId, Box<dyn Backend>>> {
-    let mut backends: BTreeMap<PortId, Box<dyn Backend>> = BTreeMap::new();
-    let has_machine = |name: &str| base.ports.iter().any(|port| &*port.name.value == name);
-    let ports = policy.ports.iter().filter(|port| has_machine(&port.config.name));
-    let ports = ports.map(|port| (port.id, AfPacketConfig::guest(&*port.config.name)));
-    let uplinks = uplinks.iter().map(|uplink| (uplink.id, AfPacketConfig::uplink(uplink.interface.as_str())));
-    for (id, config) in ports.chain(uplinks) {
-        let opened = AfPacket::open(&config);
-        let backend =
-            opened.with_context(|| format!("the interface {} could not be opened", config.interface))?;
-        backends.insert(id, Box::new(backend));
-    }
-    Ok(backends)
-}
-
-fn uplink_id(index: usize) -> PortId {
-    // The first uplink has the number that policy calls `uplink`.
-    if index == 0 { PortId(0) } else { PortId(FURTHER_UPLINKS + index as u32) }
-}
-
-/// A seed that a host keeps from run to run, so that a lab's load balancing is repeatable.
-fn seed(name: &str) -> u64 {
-    name.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
-
-fn same(a: &PortConfig, b: &PortConfig) -> bool {
-    (a.mac, &a.tenants, a.mtu, a.limits) == (b.mac, &b.tenants, b.mtu, b.limits)
+fn accepted(put: Result<Applied, String>, what: impl FnOnce() -> String) -> Result<Applied> {
+    put.map_err(|why| anyhow!("{}: {why}", what()))
 }

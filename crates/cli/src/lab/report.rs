@@ -13,8 +13,42 @@ pub struct Outcome {
     pub name: String,
     /// What was expected and seen: the probe's own line first, then policy changes and counters.
     pub lines: Vec<Line>,
+    /// What was dropped meanwhile, by cause, where the check was not as expected.
+    pub dropped: Vec<Dropped>,
     /// How long it took.
     pub took: Duration,
+}
+
+/// Packets that were dropped for one cause.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Dropped {
+    /// The host.
+    pub host: String,
+    /// The port or uplink.
+    pub port: String,
+    /// `inbound` or `outbound`, seen from the guest; may be empty.
+    pub direction: String,
+    /// The reason, as `lamina explain` lists them.
+    pub reason: String,
+    /// The layer, where one dropped them.
+    pub layer: String,
+    /// The group.
+    pub group: String,
+    /// The rule; empty for the layer's default.
+    pub rule: String,
+    /// How many.
+    pub packets: u64,
+}
+
+/// A line that a process of the lab wrote to standard error.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// The host that it belongs to.
+    pub host: String,
+    /// `daemon`, or `controller` with the name of its policy.
+    pub process: String,
+    /// The line.
+    pub text: String,
 }
 
 /// One expectation.
@@ -55,6 +89,27 @@ impl Line {
     }
 }
 
+impl Dropped {
+    fn text(&self) -> String {
+        let parts = [&self.layer, &self.group, &self.rule].map(String::as_str);
+        let place = match parts {
+            ["", ..] => String::new(),
+            [layer, "", _] | [layer, _, ""] => format!(" by the default of {layer}"),
+            parts => format!(" by {}", parts.join("/")),
+        };
+        let packets = if self.packets == 1 { "packet" } else { "packets" };
+        let way = if self.direction.is_empty() { String::new() } else { format!(" {}", self.direction) };
+        format!("{} {packets} {}{place}, on {}{way} of {}", self.packets, self.reason, self.port, self.host)
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "host": self.host, "port": self.port, "direction": self.direction, "reason": self.reason,
+            "layer": self.layer, "group": self.group, "rule": self.rule, "packets": self.packets,
+        })
+    }
+}
+
 /// True when every check was as expected.
 pub fn all_ok(outcomes: &[Outcome]) -> bool {
     outcomes.iter().all(Outcome::ok)
@@ -74,8 +129,19 @@ pub fn table(outcomes: &[Outcome], width: Option<u16>) -> String {
             let verdict = if line.ok { "ok" } else { "FAILED" };
             table.add_row([verdict, name, line.expected.as_str(), line.seen.as_str()]);
         }
+        if !outcome.ok() {
+            let seen: Vec<_> = outcome.dropped.iter().map(Dropped::text).collect();
+            let seen = if seen.is_empty() { "nothing was dropped".into() } else { seen.join("\n") };
+            table.add_row(["", "", "dropped meanwhile", &seen]);
+        }
     }
     table.to_string()
+}
+
+/// What processes said, and which ended before they were told to: a line for each.
+pub fn messages(said: &[Said], ended: &[String]) -> String {
+    let said = said.iter().map(|said| format!("{} {}: {}\n", said.host, said.process, said.text));
+    said.chain(ended.iter().map(|text| format!("FAILED: {text}\n"))).collect()
 }
 
 /// One sentence: how many checks were as expected.
@@ -86,7 +152,7 @@ pub fn summary(outcomes: &[Outcome]) -> String {
 }
 
 /// The outcomes as JSON; the keys are stable.
-pub fn json(name: &str, outcomes: &[Outcome]) -> Value {
+pub fn json(name: &str, outcomes: &[Outcome], said: &[Said], ended: &[String]) -> Value {
     let check = |outcome: &Outcome| {
         let lines: Vec<_> = outcome
             .lines
@@ -95,13 +161,17 @@ pub fn json(name: &str, outcomes: &[Outcome]) -> Value {
             .collect();
         json!({
             "name": outcome.name, "ok": outcome.ok(), "lines": lines,
+            "dropped": outcome.dropped.iter().map(Dropped::to_json).collect::<Vec<_>>(),
             "microseconds": outcome.took.as_micros() as u64,
         })
     };
+    let message = |said: &Said| json!({ "host": said.host, "process": said.process, "text": said.text });
     json!({
         "topology": name,
-        "ok": all_ok(outcomes),
+        "ok": all_ok(outcomes) && ended.is_empty(),
         "checks": outcomes.iter().map(check).collect::<Vec<_>>(),
+        "messages": said.iter().map(message).collect::<Vec<_>>(),
+        "ended": ended,
     })
 }
 
@@ -109,21 +179,63 @@ pub fn json(name: &str, outcomes: &[Outcome]) -> Value {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_line_that_fails_fails_its_check_and_the_lab() {
-        let outcome = |oks: &[bool]| Outcome {
+    fn outcome(oks: &[bool], dropped: Vec<Dropped>) -> Outcome {
+        Outcome {
             name: "a check".into(),
             lines: oks.iter().map(|ok| Line::new(*ok, "this", "that")).collect(),
+            dropped,
             took: Duration::from_millis(5),
-        };
-        let outcomes = [outcome(&[true, true]), outcome(&[true, false])];
+        }
+    }
+
+    fn dropped(layer: &str, group: &str, rule: &str, packets: u64) -> Dropped {
+        Dropped {
+            host: "h1".into(),
+            port: "vm1".into(),
+            direction: "inbound".into(),
+            reason: "blocked".into(),
+            layer: layer.into(),
+            group: group.into(),
+            rule: rule.into(),
+            packets,
+        }
+    }
+
+    #[test]
+    fn one_line_that_fails_fails_its_check_and_the_lab() {
+        let outcomes = [outcome(&[true, true], Vec::new()), outcome(&[true, false], Vec::new())];
         assert!(outcomes[0].ok() && !outcomes[1].ok() && !all_ok(&outcomes) && all_ok(&outcomes[..1]));
         assert_eq!(summary(&outcomes), "1 of 2 checks as expected in 0.0 s");
         let table = table(&outcomes, Some(80));
         assert_eq!(table.matches("FAILED").count(), 1, "{table}");
         assert_eq!(table.matches("a check").count(), 2, "{table}");
-        let json = json("t", &outcomes);
+        assert_eq!(table.matches("nothing was dropped").count(), 1, "{table}");
+        let json = json("t", &outcomes, &[], &[]);
         assert_eq!(json["checks"][1]["lines"][1]["ok"], Value::Bool(false));
         assert_eq!(json["ok"], Value::Bool(false));
+    }
+
+    #[test]
+    fn a_process_that_ended_fails_the_lab() {
+        let outcomes = [outcome(&[true], Vec::new())];
+        let said = [Said { host: "h1".into(), process: "daemon".into(), text: "WARN of something".into() }];
+        let ended = ["the daemon of h1 has ended".to_string()];
+        assert_eq!(json("t", &outcomes, &said, &[])["ok"], true);
+        let json = json("t", &outcomes, &said, &ended);
+        assert_eq!((&json["ok"], &json["messages"][0]["host"]), (&Value::Bool(false), &Value::from("h1")));
+        let text = messages(&said, &ended);
+        assert_eq!(text, "h1 daemon: WARN of something\nFAILED: the daemon of h1 has ended\n");
+    }
+
+    #[test]
+    fn drops_are_told_with_who_dropped() {
+        let texts = [dropped("acl", "in", "deny", 3), dropped("acl", "", "", 1), dropped("", "", "", 2)]
+            .map(|dropped| dropped.text());
+        assert_eq!(texts[0], "3 packets blocked by acl/in/deny, on vm1 inbound of h1");
+        assert_eq!(texts[1], "1 packet blocked by the default of acl, on vm1 inbound of h1");
+        assert_eq!(texts[2], "2 packets blocked, on vm1 inbound of h1");
+        let failed = [outcome(&[false], vec![dropped("acl", "in", "deny", 3)])];
+        assert!(table(&failed, None).contains("by acl/in/deny"));
+        assert_eq!(json("t", &failed, &[], &[])["checks"][0]["dropped"][0]["rule"], "deny");
     }
 }

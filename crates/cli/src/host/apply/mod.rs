@@ -25,7 +25,8 @@ use super::{DaemonArgs, Failure, Host, Usage, object};
 
 pub use changes::print;
 use operations::agents_of;
-pub use operations::{of_group, of_layer, of_mapping};
+pub use operations::{of_files, of_group, of_layer, of_mapping};
+pub use prune::{names, removal_of};
 pub use transaction::{Transaction, send};
 
 /// Make the daemon have what policy files say: all of it at once, or nothing.
@@ -51,9 +52,11 @@ pub struct ApplyArgs {
 }
 
 /// A policy file that was read.
-struct File {
-    source: Source,
-    document: Document,
+pub struct File {
+    /// The text.
+    pub source: Source,
+    /// What it says.
+    pub document: Document,
 }
 
 /// Runs the command.
@@ -136,7 +139,7 @@ fn owner(files: &[File]) -> Result<Option<String>, Usage> {
 
 /// Fits `operations` to what is there. Documents have no word for a resource's agents: those that it has stay. A metadata
 /// key is declared by every document that uses it, and made by one: it is not put where it is there already.
-async fn fit(host: &mut Host, mut operations: Vec<Operation>) -> anyhow::Result<Vec<Operation>> {
+pub async fn fit(host: &mut Host, mut operations: Vec<Operation>) -> anyhow::Result<Vec<Operation>> {
     let put: Vec<(Ref, &mut Vec<String>)> =
         operations.iter_mut().filter_map(|operation| agents_of(operation.operation.as_mut()?)).collect();
     let kinds: BTreeSet<i32> = put.iter().map(|(resource, _)| resource.kind).collect();

@@ -7,7 +7,7 @@ use lamina_api::wire::v1::operation::Operation as Change;
 use lamina_api::wire::v1::put_resource::Resource;
 use lamina_api::wire::v1::{
     Direction, Group, Kind, Layer, Mapping, MappingEntry, Multicast, Operation, Port, PutGroup, PutLayer,
-    PutMappingEntries, PutMetadata, PutPort, PutResource, PutRules, Ref, Rule,
+    PutMappingEntries, PutMetadata, PutPort, PutResource, PutRules, Ref, Resources, Rule,
 };
 use lamina_api::{Code, Diagnostic, Report, Source};
 use prost::Message;
@@ -40,26 +40,23 @@ pub fn of_files(files: &[File]) -> Result<Vec<Operation>, Report> {
                 resources.push(Change::PutMetadata(PutMetadata { name: key.clone(), agents: Vec::new() }));
             }
         }
-        let none = lamina_api::wire::v1::Resources::default();
-        let stated = document.resources.as_ref().unwrap_or(&none);
-        for (key, mapping) in &stated.mappings {
-            if once(name::plain(Kind::Mapping, key)) {
-                resources.extend(of_mapping(key, mapping.clone(), Vec::new()));
+        // Every kind is named here, so that one that is added is not left out.
+        let Resources { mappings, targets, prefixes, meters, leases, dns, limits } =
+            document.resources.clone().unwrap_or_default();
+        for (key, mapping) in mappings {
+            if once(name::plain(Kind::Mapping, &key)) {
+                resources.extend(of_mapping(&key, mapping, Vec::new()));
             }
         }
-        for (key, targets) in &stated.targets {
-            if once(name::plain(Kind::Targets, key)) {
-                resources.push(resource(key, Resource::Targets(targets.clone())));
-            }
-        }
-        for (key, prefixes) in &stated.prefixes {
-            if once(name::plain(Kind::Prefixes, key)) {
-                resources.push(resource(key, Resource::Prefixes(prefixes.clone())));
-            }
-        }
-        for (key, meter) in &stated.meters {
-            if once(name::plain(Kind::Meter, key)) {
-                resources.push(resource(key, Resource::Meter(meter.clone())));
+        let tables = (targets.into_iter().map(|(key, value)| (Kind::Targets, key, Resource::Targets(value))))
+            .chain(prefixes.into_iter().map(|(key, value)| (Kind::Prefixes, key, Resource::Prefixes(value))))
+            .chain(meters.into_iter().map(|(key, value)| (Kind::Meter, key, Resource::Meter(value))))
+            .chain(leases.into_iter().map(|(key, value)| (Kind::Leases, key, Resource::Leases(value))))
+            .chain(dns.into_iter().map(|(key, value)| (Kind::Dns, key, Resource::Dns(value))))
+            .chain(limits.into_iter().map(|(key, value)| (Kind::Limit, key, Resource::Limit(value))));
+        for (kind, key, table) in tables {
+            if once(name::plain(kind, &key)) {
+                resources.push(resource(&key, table));
             }
         }
         for (key, port) in &document.ports {
@@ -236,7 +233,53 @@ fn pieces<T>(items: Vec<T>, length: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
 
 #[cfg(test)]
 mod tests {
+    use lamina_api::wire::read;
+
+    use super::super::prune;
     use super::*;
+
+    #[test]
+    fn every_kind_of_resource_is_put() {
+        let text = r#"
+version: 1
+metadata: [mark]
+multicast: [vm1]
+resources:
+  mappings: { a: { entries: [{ address: 10.0.0.1, mac: "02:00:00:00:00:01" }] } }
+  targets: { b: [{ address: 10.0.0.1 }] }
+  prefixes: { c: [10.0.0.1] }
+  meters: { d: { key: [ip.dst] } }
+  leases: { e: [{ mac: "02:00:00:00:00:01", address: 10.0.0.1 }] }
+  dns: { f: { records: [{ name: a.example, address: 10.0.0.1 }] } }
+  limits: { g: { packets: 10/s } }
+ports: { vm1: { mac: "02:00:00:00:00:01", layers: [{ name: acl, priority: 1 }] } }
+"#;
+        let source = Source::new("all", text);
+        let document = read::document(&source).unwrap_or_else(|report| panic!("{report}"));
+        let names: Vec<String> = prune::names(&document).iter().map(name::full).collect();
+        let operations = of_files(&[File { source, document }]).unwrap();
+        let mut put: Vec<String> = operations
+            .into_iter()
+            .filter_map(|operation| {
+                let mut change = operation.operation?;
+                let resource = agents_of(&mut change).map(|(resource, _)| resource);
+                let named = resource.unwrap_or_else(|| match change {
+                    Change::PutPort(port) => name::plain(Kind::Port, &port.name),
+                    Change::PutLayer(PutLayer { port, layer, .. }) => {
+                        Ref { port, ..name::plain(Kind::Layer, &layer.unwrap_or_default().name) }
+                    }
+                    Change::PutMulticast(_) => name::plain(Kind::Multicast, ""),
+                    other => panic!("{other:?}"),
+                });
+                Some(name::full(&named))
+            })
+            .collect();
+        put.sort();
+        let mut wanted = names;
+        wanted.sort();
+        assert_eq!(put, wanted);
+        assert_eq!(put.len(), 11);
+    }
 
     #[test]
     fn pieces_hold_everything_in_order_and_end_in_time() {

@@ -34,16 +34,25 @@ pub async fn removals(host: &mut Host, files: &[File], owner: &str) -> anyhow::R
         for object in object::list(host, selector, owner).await? {
             let object = object::reference(&object);
             if !named.contains(&name::full(&object)) {
-                let delete = Delete { r#ref: Some(object), must_exist: false };
-                operations.push(Operation { operation: Some(Change::Delete(delete)) });
+                operations.push(removal(object));
             }
         }
     }
     Ok(operations)
 }
 
+/// The operations that remove `objects`, in an order in which nothing names what is already gone.
+pub fn removal_of(mut objects: Vec<Ref>) -> Vec<Operation> {
+    objects.sort_by_key(|object| KINDS.iter().position(|kind| *kind == object.kind()));
+    objects.into_iter().map(removal).collect()
+}
+
+fn removal(object: Ref) -> Operation {
+    Operation { operation: Some(Change::Delete(Delete { r#ref: Some(object), must_exist: false })) }
+}
+
 /// Everything of those kinds that a document names.
-fn names(document: &Document) -> Vec<Ref> {
+pub fn names(document: &Document) -> Vec<Ref> {
     let mut names: Vec<Ref> = document.metadata.iter().map(|key| name::plain(Kind::Metadata, key)).collect();
     if let Some(resources) = &document.resources {
         names.extend(resources.mappings.keys().map(|key| name::plain(Kind::Mapping, key)));

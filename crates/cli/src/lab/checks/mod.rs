@@ -1,44 +1,49 @@
 //! Checks: each is run, watched and judged here; how a probe works is its own file.
 //!
 //! A check's counters are read before and after it. Afterwards they are read until they are as expected or
-//! [`SETTLE`] is over: the last packets of a conversation may still be on their way when the probe has seen enough.
+//! a short time is over: the last packets of a conversation may still be on their way when the probe has seen enough.
 
+mod counters;
 mod datagrams;
+mod drops;
 mod pattern;
 mod ping;
 mod stream;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lamina_api::topology::{
-    Amount, Apply, Bounds, Check, Count, Counter, Datagrams, Expect, Ping, PolicyChange, Probe, Server,
-    Stream,
+    Amount, Apply, Check, Datagrams, Expect, Ping, PolicyChange, Probe, Server, Stream,
 };
 use lamina_backend::namespace::NetNs;
-use lamina_core::drop_reason::DropReason;
-use lamina_core::flow::{Family, Value};
-use lamina_core::stats;
 use serde_json::json;
 
 use super::Lab;
 use super::report::{Line, Outcome};
 use stream::Refusal;
 
-/// How long counters may take to show what a check did.
-const SETTLE: Duration = Duration::from_millis(500);
-
 /// Runs `check`, the `number`th of the lab.
 pub fn run(lab: &Lab, check: &Check, number: usize) -> Outcome {
     let started = Instant::now();
-    let before: Vec<_> = check.counts.iter().map(|count| read(lab, count)).collect();
+    let drops_before = drops::read(lab);
+    let before: Vec<_> = check.counts.iter().map(|count| counters::read(lab, count)).collect();
     let mut lines =
         probe(lab, check, number).unwrap_or_else(|error| vec![Line::failed(format!("{error:#}"))]);
     for (count, before) in check.counts.iter().zip(before) {
-        lines.push(counted(lab, count, before).unwrap_or_else(|error| Line::failed(format!("{error:#}"))));
+        let counted = counters::counted(lab, count, before);
+        lines.push(counted.unwrap_or_else(|error| Line::failed(format!("{error:#}"))));
     }
-    Outcome { name: check.name.to_string(), lines, took: started.elapsed() }
+    let took = started.elapsed();
+    let mut dropped = Vec::new();
+    if lines.iter().any(|line| !line.ok) {
+        match drops_before.and_then(|before| Ok(drops::since(&before, &drops::read(lab)?))) {
+            Ok(since) => dropped = since,
+            Err(error) => lines.push(Line::failed(format!("{error:#}"))),
+        }
+    }
+    Outcome { name: check.name.to_string(), lines, dropped, took }
 }
 
 fn probe(lab: &Lab, check: &Check, number: usize) -> Result<Vec<Line>> {
@@ -206,98 +211,26 @@ fn applied(lab: &Lab, apply: &Apply, expect: Expect) -> Line {
         PolicyChange::Set(policy) => format!("policy {} set on {}", policy.name, apply.host),
         PolicyChange::Remove(name) => format!("policy {name} removed from {}", apply.host),
     };
-    let started = Instant::now();
-    let result = lab.switch(&apply.host).and_then(|switch| switch.apply(&apply.change));
-    let ok = result.is_ok() == (expect == Expect::Pass);
     let expected = if expect == Expect::Pass { what } else { format!("{what} is refused") };
-    match result {
-        Ok(ports) => {
-            let text =
-                format!("in force on {ports} port{} after {}", plural(ports), duration(started.elapsed()));
-            Line::new(ok, expected, text)
-        }
-        Err(error) => Line::new(ok, expected, format!("refused: {error:#}")),
-    }
-}
-
-/// The counter's present value; `None` where the port has no rule or meter, and nobody a drop reason, of that name.
-fn read(lab: &Lab, count: &Count) -> Result<Option<stats::Count>> {
-    let counters = lab.switch(&count.host)?.counters(&count.port)?;
-    let mut total = stats::Count::default();
-    let mut known = false;
-    match &count.counter {
-        Counter::Rule { layer, group, rule } => {
-            let layers = counters.layers.iter().filter(|counted| counted.name == *layer);
-            let groups = layers.flat_map(|layer| &layer.groups).filter(|counted| counted.name == *group);
-            for (_, count) in groups.flat_map(|group| &group.rules).filter(|(name, _)| name == rule) {
-                known = true;
-                total.add(*count);
-            }
-        }
-        Counter::Meter { meter, key } => {
-            for counted in counters.meters.iter().filter(|counted| counted.name == *meter) {
-                known = true;
-                let cells = counted.cells.iter().filter(|(values, _)| same_key(values, key));
-                cells.for_each(|(_, count)| total.add(*count));
-            }
-        }
-        Counter::Drops(reason) => {
-            known = DropReason::ALL.iter().any(|known| known.name() == reason);
-            let drops = counters.drops.iter().filter(|(counted, _)| counted.name() == reason);
-            total.packets = drops.map(|(_, packets)| packets).sum();
-        }
-    }
-    Ok(known.then_some(total))
-}
-
-fn same_key(values: &[Option<Value>], key: &[String]) -> bool {
-    let shown = |value: &Option<Value>| value.map_or_else(|| "-".to_string(), value_text);
-    values.len() == key.len() && values.iter().map(shown).eq(key.iter().cloned())
-}
-
-/// A value of a meter's key, as written in a topology.
-fn value_text(value: Value) -> String {
-    match value.family {
-        Family::Ipv4 => Ipv4Addr::from_bits(value.bits as u32).to_string(),
-        Family::Ipv6 => Ipv6Addr::from_bits(value.bits).to_string(),
-        Family::Number => value.bits.to_string(),
-    }
-}
-
-fn counted(lab: &Lab, count: &Count, before: Result<Option<stats::Count>>) -> Result<Line> {
-    let before = before?;
-    let deadline = Instant::now() + SETTLE;
-    let within = |bounds: &Option<Bounds>, number| bounds.is_none_or(|bounds| bounds.contains(number));
-    loop {
-        let now = read(lab, count)?;
-        // A name that exists neither before nor after is a mistake, which "0 packets" would hide.
-        let known = before.is_some() || now.is_some();
-        let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
-        let packets = now.packets.saturating_sub(before.packets);
-        let bytes = now.bytes.saturating_sub(before.bytes);
-        let ok = known && within(&count.packets, packets) && within(&count.bytes, bytes);
-        if ok || !known || Instant::now() >= deadline {
-            let what = match &count.counter {
-                Counter::Rule { layer, group, rule } => format!("rule {layer}/{group}/{rule}"),
-                Counter::Meter { meter, key } => format!("meter {meter} {}", key.join(" ")),
-                Counter::Drops(reason) => format!("drops {reason}"),
+    match lab.host(&apply.host).and_then(|host| host.apply(&apply.change)) {
+        Ok(Ok(applied)) => {
+            let ports = match applied.ports {
+                0 => String::new(),
+                ports => format!(" on {ports} port{}", plural(ports)),
             };
-            let mut expected = Vec::new();
-            expected.extend(count.packets.map(|bounds| format!("{bounds} packets")));
-            expected.extend(count.bytes.map(|bounds| format!("{bounds} bytes")));
-            let expected = format!("{} {what}: {}", count.port, expected.join(", "));
-            let seen = match &count.counter {
-                Counter::Rule { .. } if !known => format!("{} has no such rule", count.port),
-                Counter::Meter { .. } if !known => format!("{} has no such meter", count.port),
-                Counter::Drops(_) if !known => {
-                    "no such drop reason; see `lamina explain drop-reasons`".into()
-                }
-                Counter::Drops(_) => format!("{packets} packets"),
-                _ => format!("{packets} packets, {bytes} bytes"),
+            let text = match applied.changes {
+                0 => "it was as that already".into(),
+                _ => format!("in force{ports} after {}", duration(applied.effective_after)),
             };
-            return Ok(Line::new(ok, expected, seen).with(json!({ "packets": packets, "bytes": bytes })));
+            Line::new(expect == Expect::Pass, expected, text).with(json!({
+                "ports": applied.ports, "changes": applied.changes,
+                "microseconds": applied.effective_after.as_micros(),
+                "call-microseconds": applied.took.as_micros(),
+            }))
         }
-        std::thread::sleep(Duration::from_millis(20));
+        Ok(Err(why)) => Line::new(expect == Expect::Blocked, expected, format!("refused: {why}")),
+        // Nobody said that it is refused: something does not work.
+        Err(error) => Line::new(false, expected, format!("{error:#}")),
     }
 }
 

@@ -9,7 +9,8 @@
 mod netlink;
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv6Net};
@@ -20,6 +21,10 @@ use netlink::{Session, VethEnd, Vxlan, within};
 
 /// The interface of every virtual machine, seen from inside.
 pub const GUEST_INTERFACE: &str = "eth0";
+/// How long the underlay's neighbours may take to answer before the switches start.
+const RESOLVE: Duration = Duration::from_secs(1);
+/// The port of the discard service (RFC 863).
+const DISCARD: u16 = 9;
 /// The VXLAN device of a kernel VXLAN host.
 const VXLAN_INTERFACE: &str = "vxlan0";
 
@@ -78,6 +83,25 @@ impl Fabric {
             within(ns, |session| async move { session.settle(GUEST_INTERFACE).await })?;
         }
         Ok(())
+    }
+
+    /// Has the kernel of `host` resolve `neighbors`, the other hosts on its links, and waits a moment for them: without
+    /// it the first packet to each would be lost to ARP, and no ping could be expected to pass whole.
+    pub fn meet(&self, host: &str, neighbors: &[IpAddr]) -> Result<()> {
+        let deadline = Instant::now() + RESOLVE;
+        within(self.existing(host)?, |session| async move {
+            loop {
+                let known = session.neighbors().await?;
+                let missing: Vec<_> = neighbors.iter().filter(|address| !known.contains(address)).collect();
+                if missing.is_empty() || Instant::now() > deadline {
+                    return Ok(());
+                }
+                for address in missing {
+                    knock(*address);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
     }
 
     /// The namespace of the host called `name`.
@@ -165,6 +189,16 @@ impl Fabric {
     fn existing(&self, host: &str) -> Result<&NetNs> {
         self.hosts.get(host).with_context(|| format!("there is no host {host}"))
     }
+}
+
+/// Sends a datagram that nobody awaits, so that the kernel asks for the neighbour. Where that fails the neighbour is
+/// asked for by the first packet to it.
+fn knock(address: IpAddr) {
+    let own: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let _ = UdpSocket::bind((own, 0)).and_then(|socket| socket.send_to(&[], (address, DISCARD)));
 }
 
 fn namespace() -> Result<NetNs> {

@@ -20,7 +20,9 @@ use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
     State,
 };
-use rtnetlink::packet_route::neighbour::NeighbourFlags;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
+};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
@@ -180,6 +182,33 @@ impl Session {
         added.with_context(|| {
             format!("the route to {} via {} could not be added", route.destination, route.via)
         })
+    }
+
+    /// The neighbours that the kernel has a MAC of.
+    pub(super) async fn neighbors(&self) -> Result<Vec<IpAddr>> {
+        let mut found = Vec::new();
+        let mut all = Box::pin(self.handle.neighbours().get().execute());
+        while let Some(neighbor) = all.try_next().await.context("neighbours cannot be listed")? {
+            let has_mac =
+                |attribute: &NeighbourAttribute| matches!(attribute, NeighbourAttribute::LinkLayerAddress(_));
+            let is_usable = !matches!(
+                neighbor.header.state,
+                NeighbourState::None | NeighbourState::Incomplete | NeighbourState::Failed
+            );
+            if !is_usable || !neighbor.attributes.iter().any(has_mac) {
+                continue;
+            }
+            found.extend(neighbor.attributes.iter().find_map(|attribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                    Some(IpAddr::V4(*address))
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                    Some(IpAddr::V6(*address))
+                }
+                _ => None,
+            }));
+        }
+        Ok(found)
     }
 
     /// Makes a neighbour known for good.
