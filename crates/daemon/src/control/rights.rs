@@ -159,7 +159,7 @@ mod tests {
         let rights = Rights { controllers: BTreeMap::new(), ..rights() };
         let user = |uid| Caller { uid, gid: uid };
         assert_eq!(rights.acting_as(user(0), "").as_deref(), Ok("local"));
-        assert_eq!(rights.controllers_of(user(0)), ["local"]);
+        assert_eq!(rights.controllers_of(user(0)), ["local".into()]);
         assert!(rights.acting_as(user(1001), "").is_err() && rights.controllers_of(user(1001)).is_empty());
     }
 }
