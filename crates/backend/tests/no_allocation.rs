@@ -11,7 +11,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
-use lamina_core::layer::{DefaultAction, Layer, Policy};
+use lamina_core::action::{Action, Mirror, MirrorTarget};
+use lamina_core::drop_reason::DropReason;
+use lamina_core::layer::{DefaultAction, Group, Layer, Policy, Rule, Selection};
 use lamina_core::packet::{Batch, Packet};
 use lamina_core::switch::{Output, PortConfig, PortId, PortLimits, Switch, SwitchConfig};
 use lamina_core::time::Instant;
@@ -157,4 +159,55 @@ fn neither_delivery_between_ports_nor_a_remembered_block_allocates() {
         let cached = counters.hits + counters.drop_cache_hits;
         assert_eq!(cached, (BATCH * 52 - 1) as u64, "all but the first packet were answered by a cache");
     }
+}
+
+#[test]
+fn copies_of_mirrored_hits_are_made_in_lent_buffers() {
+    let frame = eth(mac(1), mac(2)).ipv4("10.0.0.1", "10.0.0.2").udp(1000, 80).payload(&[7; 200]).frame();
+    let mut switch = pair(DefaultAction::Pass);
+    let mirror = Mirror { to: MirrorTarget::Port(B), truncate: Some(64), sample: 1 };
+    let rule = Rule {
+        name: "copy".into(),
+        priority: 0,
+        conditions: Default::default(),
+        action: Action::Mirror(mirror),
+        terminating: false,
+        state: None,
+    };
+    let group = Group {
+        name: "all".into(),
+        priority: 0,
+        selection: Selection::Priority,
+        conditions: Default::default(),
+        rules: vec![rule].into(),
+    };
+    let layer = Layer {
+        name: "mirror".into(),
+        owner: "test".into(),
+        priority: 0,
+        default_inbound: DefaultAction::Pass,
+        default_outbound: DefaultAction::Pass,
+        inbound: Default::default(),
+        outbound: vec![group].into(),
+        flow_limit: 16,
+    };
+    switch.publish(A, Policy { layers: vec![layer], ..Policy::default() }).unwrap();
+    let buffers = |count: usize| (0..count).map(|_| Packet::with_capacity(2048)).collect::<Vec<_>>();
+    let (mut batch, mut output) = (buffers(BATCH), Output { spare: buffers(BATCH), ..Output::default() });
+    let mut cut = 0;
+    let mut run = |switch: &mut Switch| {
+        let (sent, _) = turn(switch, &mut batch, &mut output, &frame);
+        cut += batch.iter().filter(|packet| packet.len() == 64).count();
+        output.spare.extend(batch.drain(BATCH..));
+        sent
+    };
+    (0..3).for_each(|_| assert_eq!(run(&mut switch), 2 * BATCH));
+    let mut sent = 0;
+    let count = allocations(|| (0..50).for_each(|_| sent += run(&mut switch)));
+    assert_eq!((sent, count), (100 * BATCH, 0), "a packet and its copy, and no allocation");
+    assert_eq!(cut, 53 * BATCH);
+    // Without a buffer the packet goes on, and the copy is a counted drop.
+    let mut output = Output::default();
+    assert_eq!(turn(&mut switch, &mut buffers(BATCH), &mut output, &frame).0, BATCH);
+    assert_eq!(switch.drops(A).unwrap().of(DropReason::MirrorNoBuffer), BATCH as u64);
 }

@@ -119,6 +119,16 @@ drop_reasons! {
     Limited = 44, "limited";
     /// The frame is of a VLAN that the port does not carry, or has a tag where the port carries none, or lacks one.
     VlanNotCarried = 45, "vlan-not-carried";
+    /// A copy for a mirror was not made: the port that the mirror names does not exist on this host (any more).
+    MirrorNoSuchPort = 46, "mirror-no-such-port";
+    /// A copy for a mirror was not made: it is larger than the port or the path to the collector takes.
+    MirrorTooBig = 47, "mirror-too-big";
+    /// A copy for a mirror was not made: no packet buffer was free.
+    MirrorNoBuffer = 48, "mirror-no-buffer";
+    /// A copy for a mirror was not made: there is no route to the collector, or its next hop has not answered yet.
+    MirrorUnreachable = 49, "mirror-unreachable";
+    /// A copy for a mirror was not made: the packet's headers cannot take the tunnel, or do not fit the headroom.
+    MirrorImpossible = 50, "mirror-impossible";
 }
 
 #[cfg(test)]

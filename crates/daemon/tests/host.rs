@@ -173,6 +173,60 @@ fn a_flip_under_traffic_loses_nothing_and_no_packet_meets_the_new_policy_first_a
     assert_eq!((marks[0], marks[marks.len() - 1]), (1, 40));
 }
 
+/// Port 1 copies what its guest sends to port 3.
+fn mirror_to_port_3() -> (PortId, Arc<Program>) {
+    let text = r#"
+version: 1
+owner: test
+ports:
+  p1:
+    mac: "02:00:00:00:00:01"
+    layers:
+      - name: copy
+        priority: 1
+        outbound:
+          - group: all
+            rules: [{ name: watch, action: { mirror: { port: p3 } } }]
+  p2: { mac: "02:00:00:00:00:02" }
+  p3: { mac: "02:00:00:00:00:03" }
+"#;
+    let document = parse("mirror", text).unwrap_or_else(|report| panic!("{report}"));
+    let mut ids = PortIds::default();
+    let converted = merge(&[document], &mut ids).unwrap_or_else(|report| panic!("{report}"));
+    program(1, &converted.policy.ports[0].policy)
+}
+
+#[test]
+fn a_mirror_reaches_a_port_of_another_worker() {
+    const SENT: u32 = 2_000;
+    let host = host(3, Polling::default());
+    let (mut one, mut two, mut watch) = (add(&host, 1, 0), add(&host, 2, 1), add(&host, 3, 2));
+    host.flip(vec![mirror_to_port_3()]).unwrap();
+    let mut pool = PacketPool::for_super_frames(4096);
+    let (mut copies, mut batch) = (Vec::new(), Batch::new());
+    let frames = stream([&mut one, &mut two], SENT, |sent| {
+        // Never more on their way than the ring between the workers holds.
+        let start = Clock::now();
+        while copies.len() + 200 < sent as usize && start.elapsed() < PATIENCE {
+            watch.receive(NOW, &mut pool, &mut batch, 1024);
+            copies.extend(batch.iter().map(number_of));
+            pool.give_all(&mut batch);
+        }
+    });
+    assert_eq!(frames.unwrap().len(), SENT as usize, "the packets themselves");
+    let start = Clock::now();
+    while copies.len() < SENT as usize && start.elapsed() < PATIENCE {
+        watch.receive(NOW, &mut pool, &mut batch, 1024);
+        copies.extend(batch.iter().map(number_of));
+        pool.give_all(&mut batch);
+    }
+    assert_eq!(copies, (0..SENT).collect::<Vec<_>>(), "every copy, in order");
+    assert_eq!(host.counters(PortId(1)).unwrap().drops.iter().next(), None);
+    assert!(host.ownerless_drops().unwrap().is_empty());
+    assert_eq!(host.counters(PortId(3)).unwrap().inbound.packets, 0, "copies cross no layer");
+    host.stop().unwrap();
+}
+
 #[test]
 fn a_flip_that_names_what_is_not_there_changes_nothing() {
     let host = host(2, Polling::default());

@@ -6,7 +6,7 @@
 
 mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ use lamina_core::switch::{Output, PortId, SwitchConfig};
 use lamina_core::time::{Duration, Instant};
 
 use crate::oracle::{
-    BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, RuleName, Tally, Tuple,
+    BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, Received, RuleName, Tally, Tuple,
 };
 use crate::spread::Spread;
 use crate::strategy::packet::reply_to;
@@ -27,6 +27,9 @@ use crate::strategy::{Scenario, Step};
 use crate::wire::{decode, tunnel_offsets};
 
 use told::Watcher;
+
+/// Copies that mirrors may make of the packets that one packet becomes.
+const COPIES: usize = 256;
 
 /// What a scenario exercised, for judging whether the random tests reach what they should.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -100,6 +103,8 @@ struct Pair {
     output: Output,
     /// While the scenario captures.
     watcher: Option<Watcher>,
+    /// Ports of which some policy sent copies to their own NIC.
+    own_mirrors: BTreeSet<PortId>,
     coverage: Coverage,
 }
 
@@ -125,6 +130,7 @@ impl Pair {
             sent: Vec::new(),
             output: Output::default(),
             watcher: None,
+            own_mirrors: BTreeSet::new(),
             coverage: Coverage::default(),
         };
         pair.set_multicast(scenario.has_multicast);
@@ -148,6 +154,9 @@ impl Pair {
 
     fn publish(&mut self, index: usize) -> Result<(), String> {
         let Some(policy) = self.policies.get(index).cloned().flatten() else { return Ok(()) };
+        if told::has_mirror_to(PORTS[index], &policy) {
+            self.own_mirrors.insert(PORTS[index]);
+        }
         self.core
             .publish(PORTS[index], policy.clone())
             .map_err(|error| format!("not published: {error:?}"))?;
@@ -233,6 +242,8 @@ impl Pair {
         self.coverage.received += 1;
         let drops_before = self.core_drops();
         let mut batch = vec![Packet::from_frame(&frame)];
+        let missing = COPIES - self.output.spare.len().min(COPIES);
+        self.output.spare.extend((0..missing).map(|_| Packet::with_capacity(2048)));
         self.core.receive(self.now, from, &mut batch, &mut self.output);
         let wanted = self.oracle.receive(self.now, from, &frame);
         let sent: Vec<(PortId, Vec<u8>)> =
@@ -249,8 +260,7 @@ impl Pair {
         let mut wanted_resolve = wanted.resolve.clone();
         to_resolve.sort();
         wanted_resolve.sort();
-        let is_same =
-            same_frames(&sent, &wanted.transmit) && drops == wanted_drops && to_resolve == wanted_resolve;
+        let is_same = same_frames(&sent, &wanted) && drops == wanted_drops && to_resolve == wanted_resolve;
         if !is_same {
             let mut why = String::new();
             let _ = writeln!(why, "at {:?} from {from:?}: {}", self.now, shown(&frame));
@@ -263,8 +273,10 @@ impl Pair {
             }
             return Err(why);
         }
+        // A copy that could not be made is a drop, but no packet that was dropped.
+        let of_packets = drops.iter().filter(|(_, reason)| !reason.name().starts_with("mirror-")).count();
         if let Some(watcher) = &self.watcher {
-            self.coverage.captured += watcher.check((from, &frame), &sent, drops.len())?;
+            self.coverage.captured += watcher.check((from, &frame), &sent, of_packets, &self.own_mirrors)?;
         }
         for (_, reason) in drops {
             *self.coverage.drops.entry(reason).or_default() += 1;
@@ -333,29 +345,31 @@ pub fn shown(frame: &[u8]) -> String {
     }
 }
 
-/// True when `core` holds the frames of `oracle`, in any order.
-fn same_frames(core: &[(PortId, Vec<u8>)], oracle: &[(PortId, Vec<u8>)]) -> bool {
+/// True when `core` holds the frames that the oracle sent, in any order.
+fn same_frames(core: &[(PortId, Vec<u8>)], oracle: &Received) -> bool {
     let mut rest: Vec<&(PortId, Vec<u8>)> = core.iter().collect();
-    let found = oracle.iter().all(|(id, wanted)| {
-        let at = rest.iter().position(|(other, frame)| other == id && is_same_frame(frame, wanted));
+    let found = oracle.transmit.iter().all(|(id, wanted)| {
+        let whole = oracle.cut.get(wanted).unwrap_or(wanted);
+        let at = rest.iter().position(|(other, frame)| other == id && is_same_frame(frame, wanted, whole));
         at.map(|at| rest.swap_remove(at)).is_some()
     });
     found && rest.is_empty()
 }
 
-/// True when the frames are equal but for entropy that the oracle left blank, which must be in range.
-fn is_same_frame(core: &[u8], oracle: &[u8]) -> bool {
+/// True when the frames are equal but for entropy that the oracle left blank, which must be in range. `whole` is the
+/// oracle's frame before anything was cut off, which tells where the entropy stands.
+fn is_same_frame(core: &[u8], oracle: &[u8], whole: &[u8]) -> bool {
     let mut core = core.to_vec();
-    for (at, kind) in tunnel_offsets(oracle) {
-        let Some(header) = core.get_mut(at..at + 8) else { return false };
-        if kind.over_udp() && oracle[at..at + 2] == BLANK_ENTROPY.to_be_bytes() {
-            if header[0] < 0xc0 {
+    for (at, kind) in tunnel_offsets(whole) {
+        let end = (at + 2).min(oracle.len().min(core.len()));
+        if kind.over_udp() && at < end && oracle[at..end].iter().all(|byte| *byte == BLANK_ENTROPY as u8) {
+            if core[at] < 0xc0 {
                 return false;
             }
-            header[..2].copy_from_slice(&BLANK_ENTROPY.to_be_bytes());
+            core[at..end].copy_from_slice(&oracle[at..end]);
         }
-        if kind == EncapKind::Nvgre && oracle[at + 7] == 0 {
-            header[7] = 0;
+        if let (EncapKind::Nvgre, Some(0), Some(flow)) = (kind, oracle.get(at + 7), core.get_mut(at + 7)) {
+            *flow = 0;
         }
     }
     core == oracle
@@ -435,4 +449,38 @@ fn core_layer_flows(core: &Spread, id: PortId, now: Instant) -> Vec<LayerFlow> {
         .collect();
     flows.sort();
     flows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::{eth, mac};
+
+    /// A frame in a VXLAN tunnel, whose source port is `entropy`.
+    fn tunnelled(entropy: u16) -> Vec<u8> {
+        let inner = eth(mac(1), mac(2)).ipv4("10.0.0.1", "10.0.0.2").udp(1000, 80).frame();
+        let outer = eth(mac(3), mac(4)).ipv4("192.168.1.1", "192.168.1.2");
+        let mut frame = outer.udp(0, 4789).payload(&[&[8, 0, 0, 0, 0, 0, 7, 0][..], &inner].concat()).frame();
+        frame[34..36].copy_from_slice(&entropy.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn entropy_is_found_where_a_copy_is_cut_within_its_ports() {
+        let (whole, core, wrong) = (tunnelled(BLANK_ENTROPY), tunnelled(0xc1d2), tunnelled(0x0102));
+        assert_eq!(tunnel_offsets(&whole).len(), 1);
+        for length in 35..whole.len() {
+            let cut = &whole[..length];
+            assert!(is_same_frame(&core[..length], cut, &whole), "{length}");
+            assert!(!is_same_frame(&wrong[..length], cut, &whole), "{length}: out of range");
+        }
+        // Only the entropy may differ.
+        let mut other = core.clone();
+        other[36] ^= 1;
+        assert!(!is_same_frame(&other[..38], &whole[..38], &whole));
+        assert!(
+            !is_same_frame(&core[..38], &whole[..38], &whole[..38]),
+            "a frame that is no tunnel's has none"
+        );
+    }
 }

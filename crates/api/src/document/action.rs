@@ -54,6 +54,8 @@ pub enum Action {
     Respond(Respond),
     /// End this walk and start the other direction's, of this port or of the same one.
     Hairpin(Option<At<Name>>),
+    /// Send a copy.
+    Mirror(Mirror),
 }
 
 /// New source, new destination, or both; at least one is given.
@@ -170,7 +172,32 @@ pub enum Dscp {
     Copy,
 }
 
-const ACTIONS: [&str; 14] = [
+/// A copy that a packet leaves behind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mirror {
+    /// Where it goes.
+    pub to: MirrorTarget,
+    /// The most bytes of it.
+    pub truncate: Option<u32>,
+    /// One conversation in so many; `None` is all.
+    pub sample: Option<u32>,
+}
+
+/// Where copies go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MirrorTarget {
+    /// To the NIC of this port.
+    Port(At<Name>),
+    /// In a tunnel, to this address.
+    Collector {
+        /// The tunnel.
+        tunnel: Tunnel,
+        /// The collector.
+        remote: At<IpAddr>,
+    },
+}
+
+const ACTIONS: [&str; 15] = [
     "allow",
     "block",
     "nat",
@@ -185,6 +212,7 @@ const ACTIONS: [&str; 14] = [
     "mark",
     "respond",
     "hairpin",
+    "mirror",
 ];
 
 impl Decoder<'_> {
@@ -232,6 +260,7 @@ impl Decoder<'_> {
                     "mark" => self.mark(value),
                     "respond" => self.respond(value),
                     "hairpin" => self.hairpin(value),
+                    "mirror" => self.mirror(value),
                     other => {
                         self.unknown_action(key, other);
                         None
@@ -259,6 +288,7 @@ impl Decoder<'_> {
                 "vlan" => "{ vlan: { push: 100 } }",
                 "limit" => "{ limit: { packets: 20/s, burst: 40 } }",
                 "mark" => "{ mark: { dscp: 46 } }",
+                "mirror" => "{ mirror: { port: NAME } }",
                 _ => "{ respond: echo }",
             };
             self.error(Code::MissingField, tree.span, message, format!("write `{example}`"));
@@ -376,6 +406,41 @@ impl Decoder<'_> {
         let fields = self.fields(tree, "hairpin", &["port"])?;
         let port = fields.optional("port").map(|tree| self.name(tree));
         Some(Action::Hairpin(port.map_or(Some(None), |port| port.map(Some))?))
+    }
+
+    fn mirror(&mut self, tree: &Tree<'_>) -> Option<Action> {
+        const TUNNEL: [&str; 6] = ["kind", "vni", "remote", "local", "dscp", "udp-port"];
+        const KNOWN: [&str; 9] =
+            ["port", "truncate", "sample", "kind", "vni", "remote", "local", "dscp", "udp-port"];
+        let fields = self.fields(tree, "mirror", &KNOWN)?;
+        let truncate =
+            fields.optional("truncate").map(|tree| self.unsigned::<u32>(tree, "a length", 64, 65535));
+        let sample = fields.optional("sample").map(|tree| self.unsigned::<u32>(tree, "a sample", 1, 1 << 20));
+        let is_tunnel = TUNNEL.iter().any(|key| fields.optional(key).is_some());
+        let to = match fields.optional("port") {
+            Some(_) if is_tunnel => {
+                let help = "give `port`, or `remote` and its tunnel; use a second layer for a second mirror";
+                self.error(Code::WrongType, fields.head(), "a mirror's copies go to one place", help);
+                return None;
+            }
+            Some(tree) => self.name(tree).map(MirrorTarget::Port),
+            None if is_tunnel => {
+                let tunnel = self.tunnel(&fields);
+                let remote = self.required(&fields, "remote", "192.168.1.9");
+                let remote = remote.and_then(|tree| self.address(tree));
+                tunnel.zip(remote).map(|(tunnel, remote)| MirrorTarget::Collector { tunnel, remote })
+            }
+            None => {
+                let help = "give `port: NAME`, or `kind`, `vni` and `remote` of a tunnel to a collector";
+                self.error(Code::MissingField, fields.head(), "the mirror's copies go nowhere", help);
+                return None;
+            }
+        };
+        Some(Action::Mirror(Mirror {
+            to: to?,
+            truncate: truncate.map_or(Some(None), |n| n.map(|n| Some(n.value)))?,
+            sample: sample.map_or(Some(None), |n| n.map(|n| Some(n.value)))?,
+        }))
     }
 
     fn mark(&mut self, tree: &Tree<'_>) -> Option<Action> {

@@ -16,7 +16,9 @@ mod respond;
 mod transpose;
 mod vlan;
 
-pub use action::{Action, Affinity, Dscp, Encap, EncapKind, MapEncap, Nat, NatTo, Tunnel};
+pub use action::{
+    Action, Affinity, Dscp, Encap, EncapKind, MapEncap, Mirror, MirrorTarget, Nat, NatTo, Tunnel,
+};
 pub use condition::{Condition, Scalar, Value};
 pub use field::{FieldName, HeaderField, Scope, ValueKind};
 pub use guard::Guard;

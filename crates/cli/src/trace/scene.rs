@@ -22,6 +22,8 @@ use super::frame::{DefaultMacs, ELSEWHERE};
 const UPLINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfd]);
 /// The most unified flows of a port here: a trace needs few, and a table is allocated whole.
 const FEW_FLOWS: usize = 1024;
+/// Copies that mirrors may make of one packet.
+const COPIES: usize = 64;
 /// Choices of balancers derive from it: fixed, so that a trace says the same each time.
 const SEED: u64 = 1;
 
@@ -98,7 +100,8 @@ impl Scene {
     /// Sends `frame` for real, from the NIC of a port or from the network.
     pub fn send(&mut self, from: PortId, frame: &[u8]) -> Sent {
         let before = self.drops();
-        let mut output = Output::default();
+        let spare = (0..COPIES).map(|_| Packet::with_capacity(frame.len())).collect();
+        let mut output = Output { spare, ..Output::default() };
         let mut batch = vec![Packet::from_frame(frame)];
         self.switch.receive(self.now, from, &mut batch, &mut output);
         self.now = self.now + Duration::from_milliseconds(1);

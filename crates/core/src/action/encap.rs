@@ -10,7 +10,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{ActionInput, Effect, load_balance};
 use crate::address::{MacAddr, VlanTags};
 use crate::drop_reason::DropReason;
-use crate::flow::{EncapKind, IpPair, Level};
+use crate::flow::{EncapKind, HeaderStack, IpPair, Level};
 use crate::transposition::{
     HeaderOp, Modify, ModifyL2, OUTER_TTL, Push, PushDscp, PushEncap, PushIp, PushL2, Transposition,
 };
@@ -60,12 +60,26 @@ impl Tunnel {
         tenant: u32,
         inner_dst_mac: Option<MacAddr>,
     ) -> Effect {
+        match self.enter(input.headers, remote, tenant, inner_dst_mac) {
+            Ok(transposition) => Effect::transpose(transposition),
+            Err(reason) => Effect::drop(reason),
+        }
+    }
+
+    /// The change that puts a packet with `headers` into this tunnel towards `remote`.
+    pub(crate) fn enter(
+        &self,
+        headers: &HeaderStack,
+        remote: IpAddr,
+        tenant: u32,
+        inner_dst_mac: Option<MacAddr>,
+    ) -> Result<Transposition, DropReason> {
         let local = self.local.unwrap_or(match remote {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         });
         let Some(addresses) = IpPair::new(local, remote) else {
-            return Effect::drop(DropReason::CannotTranspose);
+            return Err(DropReason::CannotTranspose);
         };
         let push_ip =
             HeaderOp::Push(Push::Ip(PushIp { addresses, ttl: OUTER_TTL, dscp: self.dscp, protocol: 0 }));
@@ -89,11 +103,22 @@ impl Tunnel {
             ops.extend([push_ip, push_encap]);
         }
         let transposition = Transposition::new(ops);
-        let mut probe = *input.headers;
-        match transposition.apply(&mut probe) {
-            Ok(()) => Effect::transpose(transposition),
-            Err(error) => Effect::drop(error.into()),
-        }
+        let mut probe = *headers;
+        transposition.apply(&mut probe)?;
+        Ok(transposition)
+    }
+
+    /// Bytes by which a frame grows when it enters.
+    pub(crate) const fn overhead(&self, is_v4: bool) -> u32 {
+        let ethernet = if self.kind.carries_ethernet() { 14 } else { 0 };
+        let ip = if is_v4 { 20 } else { 40 };
+        let own = match self.kind {
+            EncapKind::Vxlan | EncapKind::Geneve => 16,
+            EncapKind::Nvgre | EncapKind::GreKeyed => 8,
+            EncapKind::Gre => 4,
+            EncapKind::IpInIp => 0,
+        };
+        ethernet + ip + own
     }
 
     /// The level at which the tunnel's payload starts.

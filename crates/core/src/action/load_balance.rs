@@ -76,7 +76,7 @@ fn source_hash(headers: &HeaderStack, seed: u64) -> u64 {
     }
 }
 
-fn mix_address(hash: u64, address: core::net::IpAddr) -> u64 {
+pub(super) fn mix_address(hash: u64, address: core::net::IpAddr) -> u64 {
     match address {
         core::net::IpAddr::V4(v4) => mix(hash ^ v4.to_bits() as u64),
         core::net::IpAddr::V6(v6) => mix(mix(hash ^ (v6.to_bits() >> 64) as u64) ^ v6.to_bits() as u64),

@@ -14,6 +14,7 @@ mod load_balance;
 mod map_encap;
 mod mark;
 mod meter;
+mod mirror;
 mod nat;
 mod reply;
 mod respond;
@@ -30,6 +31,7 @@ pub use load_balance::{Affinity, LoadBalance};
 pub use map_encap::MapEncap;
 pub use mark::Mark;
 pub use meter::Meter;
+pub use mirror::{Mirror, MirrorTarget};
 pub use nat::{Nat, NatTo};
 pub use reply::Reply;
 pub use respond::{Dhcp, Dhcpv6, LeaseSource, MacSource, Respond};
@@ -75,6 +77,8 @@ pub enum Action {
     Respond(Respond),
     /// End this walk and start the other direction's.
     Hairpin(Hairpin),
+    /// Send a copy.
+    Mirror(Mirror),
 }
 
 /// What an action may read.
@@ -103,6 +107,8 @@ pub struct Effect {
     pub limit: Option<Limiter>,
     /// Metadata keys (by index) and their new values.
     pub metadata: Vec<(u8, u32)>,
+    /// A copy of the packet as it stands.
+    pub mirror: Option<Mirror>,
     /// The mapping that the action read, there or not.
     pub looked_up: Option<Lookup>,
     /// What becomes of the packet.
@@ -153,6 +159,7 @@ impl Action {
             Action::Mark(action) => action.process(input),
             Action::Respond(action) => action.process(input),
             Action::Hairpin(action) => action.process(input),
+            Action::Mirror(action) => action.process(input),
         }
     }
 
@@ -173,6 +180,7 @@ impl Action {
             Action::Mark(_) => "mark",
             Action::Respond(_) => "respond",
             Action::Hairpin(_) => "hairpin",
+            Action::Mirror(_) => "mirror",
         }
     }
 

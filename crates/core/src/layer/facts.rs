@@ -41,6 +41,7 @@ pub(crate) struct Facts {
     own_limits: u32,
     /// Those of them whose bucket cannot be.
     bad_rates: u32,
+    mirrors: u32,
 }
 
 impl Facts {
@@ -109,6 +110,7 @@ impl Facts {
             | Action::Encap(_)
             | Action::Decap(_)
             | Action::Transpose(_)
+            | Action::Mirror(_)
             | Action::Hairpin(_)
             | Action::Vlan(_) => {}
         }
@@ -120,6 +122,7 @@ impl Facts {
         step(&mut self.stateful, rule.state.is_some());
         step(&mut self.own_limits, own_limit);
         step(&mut self.bad_rates, bad_rate);
+        step(&mut self.mirrors, matches!(rule.action, Action::Mirror(_)));
     }
 
     fn lease(&mut self, source: &LeaseSource, is_in: bool) {
@@ -145,6 +148,11 @@ impl Facts {
     /// True when a rule creates state.
     pub(crate) fn is_stateful(&self) -> bool {
         self.stateful > 0
+    }
+
+    /// True when a rule leaves copies behind.
+    pub(crate) fn has_mirror(&self) -> bool {
+        self.mirrors > 0
     }
 
     /// True when a rule has a token bucket of its own.
@@ -237,7 +245,7 @@ pub(super) fn is_transport(field: Field) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::{Allow, LoadBalance, Mark, Meter};
+    use crate::action::{Allow, LoadBalance, Mark, Meter, Mirror, MirrorTarget};
     use crate::layer::Stateful;
     use crate::resource::{LimitId, MeterId, PrefixSetId, Rate, RateUnit};
     use alloc::format;
@@ -266,6 +274,11 @@ mod tests {
                 Action::Limit(Limit { by: Limiter::Own(rate) })
             }),
             Just(Action::Respond(Respond::Arp(MacSource::Fixed(crate::address::MacAddr::ZERO)))),
+            Just(Action::Mirror(Mirror {
+                to: MirrorTarget::Port(crate::switch::PortId(1)),
+                truncate: None,
+                sample: 1
+            })),
             (0u8..3).prop_map(|key| Action::Mark(Mark { dscp: None, metadata: alloc::vec![(key, 1)] })),
         ];
         (0u8..40, prop::collection::vec(condition, 0..3), action, any::<bool>()).prop_map(

@@ -15,7 +15,7 @@ mod slots;
 pub use compiler::{CompileError, Compiler, Rebuilt};
 pub(crate) use limit_change::LimitChange;
 pub(crate) use program::CompiledLayer;
-pub use program::{MAX_LAYERS, MAX_METADATA_KEYS, Program};
+pub use program::{MAX_LAYERS, MAX_METADATA_KEYS, MAX_MIRROR_LAYERS, Program};
 pub(crate) use rule_list::{Added, Place};
 pub use rule_list::{OVERLAY_LIMIT, RuleList, RulesIdentity};
 pub(crate) use slots::Retirement;

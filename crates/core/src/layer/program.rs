@@ -26,6 +26,8 @@ use crate::stats::Slot;
 
 /// Metadata keys that one port can have.
 pub const MAX_METADATA_KEYS: usize = 16;
+/// Layers with a mirror that one port can have: no packet leaves more copies behind.
+pub const MAX_MIRROR_LAYERS: usize = 8;
 /// Layers that one port can have.
 pub const MAX_LAYERS: usize = 64;
 
@@ -46,6 +48,8 @@ pub struct Program {
     pub(crate) retirement: Option<Retirement>,
     /// Rules that both have, whose buckets must be told of their new limits.
     pub(crate) limit_changes: Vec<LimitChange>,
+    /// A layer has a mirror.
+    pub(crate) has_mirrors: bool,
 }
 
 /// A layer, compiled.
@@ -76,6 +80,7 @@ pub(crate) struct CompiledSide {
     pub(crate) reads_l4: bool,
     extras: FieldSet,
     is_stateful: bool,
+    has_mirror: bool,
 }
 
 /// What was compiled of a group. All but the slots is shared by all ports with the same rules.
@@ -191,6 +196,13 @@ impl Program {
             extras = extras.union(layer.inbound.extras).union(layer.outbound.extras);
             compiled.push(layer);
         }
+        let has_mirror = |layer: &&CompiledLayer| layer.inbound.has_mirror || layer.outbound.has_mirror;
+        let mirrors = compiled.iter().filter(has_mirror).count();
+        if mirrors > MAX_MIRROR_LAYERS {
+            return Err(format!(
+                "{mirrors} layers have a mirror; a port has at most {MAX_MIRROR_LAYERS} such layers"
+            ));
+        }
         let gone = predecessor.into_iter().flat_map(|program| &program.layers);
         for gone in gone.filter(|before| !compiled.iter().any(|layer| layer.name == before.name)) {
             compilation.leave_side(&gone.inbound);
@@ -208,6 +220,7 @@ impl Program {
             predecessor: predecessor.map(Arc::downgrade),
             retirement,
             limit_changes,
+            has_mirrors: mirrors > 0,
         })
     }
 }
@@ -268,6 +281,7 @@ impl Compilation<'_> {
             reads_l4: false,
             extras: FieldSet::EMPTY,
             is_stateful: false,
+            has_mirror: false,
             groups: Arc::default(),
         };
         for (place, group) in groups.iter().enumerate() {
@@ -283,6 +297,7 @@ impl Compilation<'_> {
             side.reads_l4 |= compiled.facts.reads_transport(self.resources, whole);
             side.extras = side.extras.union(compiled.facts.extras());
             side.is_stateful |= compiled.facts.is_stateful();
+            side.has_mirror |= compiled.facts.has_mirror();
             side.compiled.push(compiled);
         }
         side.groups = groups;

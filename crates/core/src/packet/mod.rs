@@ -155,6 +155,26 @@ impl Packet {
         self.turns = other.turns;
     }
 
+    /// Becomes a copy of `other` without allocating. Returns false, and leaves the packet empty, when the buffer is too
+    /// small.
+    #[must_use]
+    pub fn refill(&mut self, other: &Packet) -> bool {
+        self.reset();
+        let fits = self.buffer.len() >= HEADROOM + other.len();
+        if fits {
+            self.copy_from(other);
+        }
+        fits
+    }
+
+    /// Cuts the frame down to `len` bytes. Work that was left undone on it cannot be done any more and is forgotten.
+    pub fn cut(&mut self, len: usize) {
+        if len < self.len() {
+            self.end = self.start + len;
+            self.offload = Offload::default();
+        }
+    }
+
     /// Makes the frame a copy of `frame`, which was made from this packet; its offload is to be set by the caller.
     /// Allocates only when the buffer is too small, which no buffer of a pool is for what responders make.
     pub(crate) fn replace(&mut self, frame: &[u8]) {

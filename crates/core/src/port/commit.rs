@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 
 use super::conversation::Conversation;
 use super::layer_flow::{LayerKey, Tuple};
+use super::mirror::FlowCopy;
 use super::resolve::{Entry, Resolution};
 use super::{Charge, Port, slab::Slab};
 use crate::drop_reason::DropReason;
@@ -45,6 +46,8 @@ pub(crate) enum Egress {
 pub(crate) struct Answer {
     pub(crate) edit: Edit,
     pub(crate) egress: Egress,
+    /// What every packet leaves behind.
+    pub(crate) copies: Box<[FlowCopy]>,
     pub(crate) slots: Box<[Slot]>,
     /// Buckets whose tokens every packet needs.
     pub(crate) charges: Box<[Charge]>,
@@ -329,7 +332,7 @@ impl Port {
     pub(crate) fn cache_flow(
         &mut self,
         caching: &Caching<'_>,
-        (edit, egress): (Edit, Egress),
+        (edit, egress, copies): (Edit, Egress, Box<[FlowCopy]>),
         committed: Committed,
         missed: &[u64],
         now: Instant,
@@ -345,7 +348,7 @@ impl Port {
             }
             return;
         }
-        let answer = self.answers.intern(Answer { edit, egress, slots, charges });
+        let answer = self.answers.intern(Answer { edit, egress, copies, slots, charges });
         let basis = Basis { answer, conversation, generation: self.generation, time_to_live };
         let id = match caching.stale.filter(|id| self.flows.get(*id).is_some()) {
             Some(id) => {

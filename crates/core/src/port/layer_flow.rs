@@ -15,7 +15,7 @@ use core::net::IpAddr;
 
 use hashbrown::HashTable;
 
-use crate::action::{Action, Limiter};
+use crate::action::{Action, Limiter, Mirror};
 use crate::flow::{Direction, HeaderStack, L3, L4};
 use crate::inspect::Full;
 use crate::layer::{ContextDirection, Name};
@@ -99,6 +99,7 @@ pub(crate) struct PairRule {
     pub(crate) contexts: ContextDirection,
     pub(crate) meter: Option<MeterId>,
     pub(crate) limit: Option<Limiter>,
+    pub(crate) mirror: Option<Mirror>,
     pub(crate) metadata: Vec<(u8, u32)>,
     /// The mapping that the rule's action read.
     pub(crate) depends: Option<Dependency>,

@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
 use super::layer_flow::{LayerKey, LayerPair, Origin, PairRule, Side, Tuple};
+use super::mirror::PlannedCopy;
 use super::observe::{Decision, GroupVerdict, Observer};
 use super::{Metadata, PassedLimit, Port};
 use crate::action::{ActionInput, Effect, Limiter, Outcome, Reply};
@@ -58,6 +59,8 @@ pub(crate) struct Resolution {
     pub(crate) slots: Vec<Slot>,
     /// Meters passed, with the key of the cell and whether blocked packets count.
     pub(crate) meters: Vec<(MeterId, Box<[Option<Value>]>)>,
+    /// Copies that it leaves behind when it leaves itself.
+    pub(crate) copies: Vec<PlannedCopy>,
     /// Mappings that the walk read.
     pub(crate) depends: Vec<Dependency>,
     /// The mapping for lack of which the packet is dropped.
@@ -187,6 +190,7 @@ impl Port {
                 headers: entry.headers,
                 slots: Vec::new(),
                 meters: Vec::new(),
+                copies: Vec::new(),
                 depends: Vec::new(),
                 missing: None,
                 limits: Vec::new(),
@@ -320,6 +324,7 @@ impl<'a> Walk<'a> {
             meter: rule.meter.filter(|_| carries_contexts),
             limit: rule.limit.filter(|_| carries_contexts),
             metadata: if side == Side::Forward { rule.metadata.clone() } else { Vec::new() },
+            mirror: rule.mirror.filter(|_| carries_contexts),
             looked_up: None,
             outcome: Outcome::Continue,
         };
@@ -352,6 +357,7 @@ impl<'a> Walk<'a> {
             contexts: state.contexts,
             meter: effect.meter,
             limit: effect.limit,
+            mirror: effect.mirror,
             metadata: effect.metadata,
             depends: self.dependency(effect.looked_up.as_ref()),
             group: layer.side(direction).groups[selected.group].name.clone(),
@@ -398,6 +404,7 @@ impl<'a> Walk<'a> {
                 contexts: state.contexts,
                 meter: effect.meter,
                 limit: effect.limit,
+                mirror: effect.mirror,
                 metadata: effect.metadata.clone(),
                 depends,
                 group: group.clone(),
@@ -487,6 +494,15 @@ impl<'a> Walk<'a> {
                 self.plan.limits.push(passed);
             }
         }
+        if let Some(mirror) = effect.mirror.filter(|mirror| mirror.takes(&self.plan.headers, self.port.seed))
+        {
+            self.plan.copies.push(PlannedCopy {
+                mirror,
+                transposition: self.plan.transposition.clone(),
+                headers: self.plan.headers,
+                place: who.clone().place(layer),
+            });
+        }
         for (key, value) in effect.metadata {
             self.metadata.set(key, value);
         }
@@ -530,6 +546,7 @@ impl<'a> Walk<'a> {
         let resources = &self.program.resources;
         self.plan.outcome = Planned::Drop(reason);
         self.plan.dropped_by = Some(place);
+        self.plan.copies.clear();
         self.plan.slots.clear();
         self.plan.slots.extend(slot);
         self.plan.meters.retain(|(meter, _)| resources.meter(*meter).counts == MeterCounts::Offered);

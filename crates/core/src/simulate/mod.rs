@@ -14,10 +14,10 @@ use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
 use crate::packet::{Answered, Packet, Parsed, parse, parse_opaque};
-use crate::port::{Egress, Entry, Lookup, Planned, Port, Resolution};
+use crate::port::{Egress, Entry, FlowCopy, Lookup, Planned, Port, Resolution};
 use crate::resource::{LiveMappings, MappingKey};
 use crate::stats::Count;
-use crate::switch::{Judgement, PortId, Switch, guest_side, header_len, is_too_big, max_frame};
+use crate::switch::{Judgement, PortId, Switch, guest_side, header_len, is_too_big, max_frame, plan_copies};
 use crate::time::Instant;
 use crate::transposition::{Edit, Transposition};
 
@@ -42,6 +42,8 @@ pub struct Trace {
     pub frame: Vec<u8>,
     /// What becomes of the packet.
     pub outcome: TraceOutcome,
+    /// Copies that it leaves behind for mirrors.
+    pub copies: Vec<CopyTrace>,
     /// The next port that it crosses, or the way back of its reply.
     pub next: Vec<Trace>,
     /// The next ports that belong to other workers: [`Switch::trace_onward`] on theirs tells more.
@@ -59,6 +61,15 @@ pub struct Onward {
     pub ingress: PortId,
     /// The packet as it stands there.
     pub packet: Packet,
+}
+
+/// A copy for a mirror.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyTrace {
+    /// The layer that asked for it.
+    pub layer: Name,
+    /// The port or uplink by which it leaves, and its frame; or why it does not.
+    pub result: Result<(Name, Vec<u8>), DropReason>,
 }
 
 /// What the caches know of a packet.
@@ -197,6 +208,7 @@ impl Switch {
             transposition: Transposition::IDENTITY,
             frame: frame.to_vec(),
             outcome: TraceOutcome::Deliver,
+            copies: Vec::new(),
             next: Vec::new(),
             onward: Vec::new(),
         };
@@ -243,6 +255,7 @@ impl Switch {
             transposition: Transposition::IDENTITY,
             frame: Vec::new(),
             outcome: TraceOutcome::Drop(DropReason::PortNotReady),
+            copies: Vec::new(),
             next: Vec::new(),
             onward: Vec::new(),
         };
@@ -299,6 +312,7 @@ impl Switch {
             plan = port.resolve_after(program, &entry, pending, &mut recorder);
         }
         trace.layers = recorder.nodes;
+        let copies = self.copies(&plan, parsed, packet);
         trace.transposition = plan.transposition.clone();
         let entered = packet.len();
         // Of a packet that goes on: what it counts as, unless a limit holds it.
@@ -333,7 +347,7 @@ impl Switch {
                     Ok(Answered::Consumed) => TraceOutcome::Consumed,
                     Err(reason) => TraceOutcome::Drop(reason),
                 };
-                if !matches!(trace.outcome, TraceOutcome::Reply(_)) {
+                if matches!(trace.outcome, TraceOutcome::Drop(_)) {
                     return;
                 }
                 let count = match limit(&packet, trace) {
@@ -343,6 +357,10 @@ impl Switch {
                         return;
                     }
                 };
+                trace.copies = copies;
+                if trace.outcome == TraceOutcome::Consumed {
+                    return;
+                }
                 let range = match direction {
                     Direction::Outbound => (0, layer),
                     Direction::Inbound => (layer + 1, program.layers.len()),
@@ -374,6 +392,7 @@ impl Switch {
                 });
                 match left {
                     Ok(egress) => {
+                        trace.copies = copies;
                         let has_turned = matches!(plan.outcome, Planned::Turn(_));
                         self.follow(now, (id, has_turned), egress, &packet, trace);
                     }
@@ -381,6 +400,23 @@ impl Switch {
                 }
             }
         }
+    }
+
+    /// The copies that a packet with this plan leaves behind if it leaves itself.
+    fn copies(&self, plan: &Resolution, parsed: &Parsed, packet: &Packet) -> Vec<CopyTrace> {
+        let ways = plan_copies(self.fabric(), &parsed.stack, &plan.copies);
+        let trace = |copy: &FlowCopy| {
+            let result = copy.way.as_ref().map_err(|(reason, _)| *reason).and_then(|way| {
+                let mut made = Packet::with_capacity(packet.len());
+                made.copy_from(packet);
+                way.edited(&mut made, parsed)?;
+                let port = self.port(way.to).map(|port| port.config.name.clone());
+                let name = port.or_else(|| self.fabric().uplink_name(way.to));
+                Ok((name.unwrap_or_else(|| "uplink".into()), made.frame().to_vec()))
+            });
+            CopyTrace { layer: copy.place.layer.clone(), result }
+        };
+        ways.iter().map(trace).collect()
     }
 
     fn way_back(
@@ -398,6 +434,7 @@ impl Switch {
             layers: Vec::new(),
             transposition: Transposition::IDENTITY,
             frame: Vec::new(),
+            copies: Vec::new(),
             next: Vec::new(),
             onward: Vec::new(),
             ..trace.clone()

@@ -233,6 +233,23 @@ impl Fabric {
         }
     }
 
+    /// The largest packet that port `id` takes, without Ethernet header, 0 for any; `None` when there is no such port.
+    pub(super) fn mtu(&self, id: PortId) -> Option<u32> {
+        self.mtus.get(&id).copied()
+    }
+
+    /// The way of a copy, tunnelled as `headers` say, to a collector; always by an uplink: one on this host is none.
+    pub(super) fn collector(
+        &self,
+        remote: IpAddr,
+        headers: &HeaderStack,
+    ) -> Result<Forwarding, Undeliverable> {
+        if self.is_own_address(remote) {
+            return Err(DropReason::MirrorUnreachable.into());
+        }
+        self.tunnel_to(remote, headers)
+    }
+
     /// The way to the remote end of a tunnel: outer MACs, source address and path MTU from the underlay (§10).
     fn tunnel_to(&self, remote: IpAddr, headers: &HeaderStack) -> Result<Forwarding, Undeliverable> {
         let flow = flow_hash(&headers.innermost().flow_id);

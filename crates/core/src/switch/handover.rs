@@ -1,7 +1,7 @@
 //! Ports of other workers: what this switch knows of them, and the packets that go to and come from them (§11).
 //!
-//! A port lives in one worker's switch, with all its state; every other switch knows its MAC and tenants only, as a
-//! *remote port*. A packet for it leaves by [`Output::elsewhere`] before anything of that port is looked at, and enters
+//! A port lives in one worker's switch, with all its state; every other switch knows its MAC, tenants and MTU only, as
+//! a *remote port*. A packet for it leaves by [`Output::elsewhere`] before anything of that port is looked at, and enters
 //! the owner's switch by [`Switch::accept`], which does with it what it does with a packet of its own. The switch does
 //! not know which worker owns what: its caller does.
 
@@ -28,8 +28,8 @@ pub struct Handover {
 }
 
 impl Switch {
-    /// Makes a port of another worker known: forwarding finds it as it finds the switch's own. Only its name, MAC and
-    /// tenants are used.
+    /// Makes a port of another worker known: forwarding finds it as it finds the switch's own, and mirrors too. Only its
+    /// name, MAC, tenants and MTU are used.
     pub fn add_remote_port(&mut self, id: PortId, config: &PortConfig) -> Result<(), AddPortError> {
         self.check_id(id)?;
         self.fabric.add_port(id, config)?;

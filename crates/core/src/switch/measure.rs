@@ -97,9 +97,13 @@ pub(crate) fn is_too_big(egress: Egress, packet: &Packet, header_len: usize) -> 
         Egress::Nic { max_frame } | Egress::Uplink { max_frame, .. } => max_frame as usize,
         Egress::Port { .. } | Egress::Multicast => return false,
     };
-    let frame = match packet.offload.segmentation {
+    frame_len(packet, header_len) > max_frame
+}
+
+/// Bytes of the frame, or of a segment of the super-frame.
+pub(super) fn frame_len(packet: &Packet, header_len: usize) -> usize {
+    match packet.offload.segmentation {
         Some(segmentation) => packet.len().min(header_len + segmentation.size as usize),
         None => packet.len(),
-    };
-    frame > max_frame
+    }
 }

@@ -5,6 +5,7 @@ mod handover;
 mod inspect;
 mod mappings;
 mod measure;
+mod mirror;
 mod misses;
 mod receive;
 mod resume;
@@ -20,6 +21,7 @@ pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
 pub(crate) use fabric::Fabric;
 pub(crate) use measure::{guest_side, header_len, is_too_big, max_frame};
+pub(crate) use mirror::plan_copies;
 pub(crate) use misses::Judgement;
 
 use alloc::boxed::Box;
@@ -113,6 +115,9 @@ pub struct Output {
     pub free: Vec<Packet>,
     /// Packets that were made in buffers of their own since the caller last took the number: pools must count them.
     pub made: usize,
+    /// Buffers that the caller lends for copies (§3.5); what is left stays here. Without one, and none in `free`, a copy
+    /// is a counted drop.
+    pub spare: Vec<Packet>,
     /// Underlay addresses whose next hop must be resolved (ARP, ND); the daemon asks the kernel.
     pub resolve: Vec<IpAddr>,
     /// What happened that somebody subscribed to.
@@ -152,6 +157,8 @@ pub struct Switch {
     /// Packets on their way to a side of a port; empty between calls.
     pending: Vec<Pending>,
     captures: Captures,
+    /// Some port's policy has a mirror.
+    has_mirrors: bool,
 }
 
 /// Conversations and unified flows that one call of [`Switch::sweep`] looks at per port.
@@ -172,6 +179,7 @@ impl Switch {
             injected: 0,
             pending: Vec::new(),
             captures: Captures::default(),
+            has_mirrors: false,
         }
     }
 
@@ -192,6 +200,7 @@ impl Switch {
         }
         self.answer_orphans();
         let existed = port.is_some() | self.fabric.remove(id);
+        self.note_mirrors();
         self.raise_generations();
         existed
     }
@@ -254,6 +263,7 @@ impl Switch {
             self.answer(number, &[change]);
         }
         self.answer_orphans();
+        self.note_mirrors();
         Ok(Installed { generation, retired })
     }
 
@@ -263,6 +273,16 @@ impl Switch {
             return Err(PublishError::NoSuchPort);
         }
         Port::check_install(program, &self.mappings).map_err(PublishError::Invalid)
+    }
+
+    /// True when policy has a mirror, so that [`Output::spare`] will be used.
+    pub fn has_mirrors(&self) -> bool {
+        self.has_mirrors
+    }
+
+    fn note_mirrors(&mut self) {
+        let mut programs = self.ports.values().filter_map(|port| port.program.as_ref());
+        self.has_mirrors = programs.any(|program| program.has_mirrors);
     }
 
     /// Runs timers: frees what has expired, a bounded slice per call. To be called about once a second, more

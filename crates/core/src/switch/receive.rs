@@ -12,6 +12,7 @@ use super::measure::{
     guest_count, guest_side, has_fate_of_its_flow, header_len, is_cacheable, is_lasting, is_too_big, lost,
     max_frame,
 };
+use super::mirror::{Copied, plan_copies};
 use super::misses::patience;
 use super::resume::{Entering, Reason};
 use super::tap::{Threshold, tap_layers};
@@ -263,24 +264,30 @@ impl Switch {
         if TAPS && reason != Reason::InjectedPastLayers {
             tap_layers(&mut self.captures, port, &crossing.threshold(), &packet);
         }
+        let first_copy = output.transmit.len();
         let fate = match reason {
             Reason::InjectedPastLayers => crossing.pass_by(port, &mut packet, reading, scratch, output),
             _ => crossing.cross(port, &mut packet, reading, scratch, output),
         };
-        match fate {
-            Fate::Drop => self.discard::<TAPS>(now, (id, direction), packet, output),
-            Fate::Consumed => Self::consume(id, packet, output),
-            Fate::Forward(egress) => self.forward::<TAPS>(now, id, egress, packet, output),
+        let (egress, is_dropped) = match fate {
+            Fate::Forward(egress) => (Some(egress), false),
+            Fate::Consumed => (None, false),
+            Fate::Drop => (None, true),
             Fate::Ask(plan) => {
                 let asked = crossing.ask(port, (&plan, &scratch.parsed), &packet, &mut self.misses, output);
                 if let Err(reason) = asked {
                     let lost = lost(now, &packet, Some(&scratch.parsed));
                     crossing.lose_planned(port, &plan, reason, None, &lost);
-                    return self.discard::<TAPS>(now, (id, direction), packet, output);
                 }
-                output.free.push(packet);
-                Entered { at: id, is_dropped: false }
+                // A copy of it waits.
+                (None, asked.is_err())
             }
+        };
+        self.leave_copies::<TAPS>(now, id, first_copy, output);
+        match egress {
+            Some(egress) => self.forward::<TAPS>(now, id, egress, packet, output),
+            None if is_dropped => self.discard::<TAPS>(now, (id, direction), packet, output),
+            None => Self::consume(id, packet, output),
         }
     }
 
@@ -356,7 +363,7 @@ impl Crossing<'_> {
         ufid.set(&parsed.stack, self.direction, extras, self.ingress.0);
         let hash = port.flows.hash(ufid);
         match port.lookup(ufid, hash, self.now, self.mappings) {
-            Lookup::Hit(id) => self.hit(port, id, packet, parsed),
+            Lookup::Hit(id) => self.hit(port, id, packet, parsed, output),
             Lookup::Blocked if has_fate_of_its_flow(&parsed.stack) => {
                 port.lose_blocked(ufid, hash, &lost(self.now, packet, Some(parsed)));
                 Fate::Drop
@@ -369,29 +376,47 @@ impl Crossing<'_> {
     }
 
     /// The fast path: the cached answer, whatever the number of layers and rules behind it.
-    fn hit(&self, port: &mut Port, id: u32, packet: &mut Packet, parsed: &Parsed) -> Fate {
+    fn hit(
+        &self,
+        port: &mut Port,
+        id: u32,
+        packet: &mut Packet,
+        parsed: &Parsed,
+        output: &mut Output,
+    ) -> Fate {
         let Some(answer) = port.answer(id) else {
             return self.lose(port, DropReason::CannotTranspose, packet, Some(parsed));
         };
         let entered = packet.len();
         let offered = guest_count(entered, parsed, packet);
         let egress = answer.egress;
-        if let Err(reason) = answer.edit.apply(packet, &parsed.layout) {
+        let copies = !answer.copies.is_empty();
+        let copied = copies.then(|| Copied::make(&answer.copies, packet, parsed, output));
+        let edited = answer.edit.apply(packet, &parsed.layout);
+        let too_big = || is_too_big(egress, packet, header_len(parsed, entered, packet.len()));
+        if let Err(reason) = edited.and_then(|()| if too_big() { Err(DropReason::TooBig) } else { Ok(()) }) {
+            if let Some(copied) = copied {
+                copied.take_back(output);
+            }
             return self.refuse_hit(port, parsed, (entered, offered), reason);
-        }
-        if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
-            return self.refuse_hit(port, parsed, (entered, offered), DropReason::TooBig);
         }
         let is_limited = !answer.charges.is_empty();
         let count = guest_side(self.direction, entered, parsed, packet);
         if is_limited {
             let lost = Lost { now: self.now, count: offered, length: entered, headers: Some(&parsed.stack) };
             if !port.charge(id, count, self.direction, &lost) {
+                if let Some(copied) = copied {
+                    copied.take_back(output);
+                }
                 return Fate::Drop;
             }
         }
         self.count(port, count);
         port.touch(id, count, self.now, self.mappings);
+        if let Some(copied) = copied.filter(|copied| !copied.is_complete()) {
+            let lost = Lost { now: self.now, count: offered, length: entered, headers: Some(&parsed.stack) };
+            self.lose_copies_of_hit(port, id, &copied, &lost, output);
+        }
         Fate::Forward(egress)
     }
 
@@ -540,20 +565,26 @@ impl Crossing<'_> {
                     Ok(way) => way,
                     Err(reason) => return self.refuse(port, &plan, &lost, reason),
                 };
-                if let Err(reason) = edit.apply(packet, &parsed.layout) {
+                let copies = plan_copies(self.fabric, &entry.headers, &plan.copies);
+                let copied = Copied::make(&copies, packet, parsed, output);
+                let edited = edit.apply(packet, &parsed.layout);
+                let too_big = || is_too_big(egress, packet, header_len(parsed, entered, packet.len()));
+                let sent = edited.and_then(|()| if too_big() { Err(DropReason::TooBig) } else { Ok(()) });
+                if let Err(reason) = sent {
+                    copied.take_back(output);
                     return self.refuse(port, &plan, &lost, reason);
-                }
-                if is_too_big(egress, packet, header_len(parsed, entered, packet.len())) {
-                    return self.refuse(port, &plan, &lost, DropReason::TooBig);
                 }
                 let count = guest_side(self.direction, entered, parsed, packet);
                 if let Some(passed) = port.limited(&[], &plan, count, self.now) {
+                    copied.take_back(output);
                     return self.limit(port, plan, passed, &lost);
                 }
                 self.count(port, count);
                 let committed: Committed = port.commit(&entry, &mut plan, count);
+                self.lose_copies(port, &copies, &copied, &lost, output);
                 if let Some(caching) = caching {
-                    port.cache_flow(&caching, (edit, egress), committed, &plan.missed, self.now);
+                    let answer = (edit, egress, copies);
+                    port.cache_flow(&caching, answer, committed, &plan.missed, self.now);
                 }
                 Fate::Forward(egress)
             }

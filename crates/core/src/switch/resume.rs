@@ -144,6 +144,11 @@ impl Switch {
         !self.entering.is_empty()
     }
 
+    /// True when [`Switch::resume`] has packets to let in.
+    pub fn has_entering(&self, now: Instant) -> bool {
+        !self.entering.is_empty() || self.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
     /// When [`Switch::resume`] has something to do that no packet brings about.
     pub fn deadline(&self) -> Option<Instant> {
         self.misses.deadline()

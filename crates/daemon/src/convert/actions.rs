@@ -6,7 +6,7 @@ use lamina_api::document::{self, Affinity as WrittenAffinity, Dscp};
 use lamina_api::{At, Code, Diagnostic, Source, Span};
 use lamina_core::action::{
     Action, Affinity, Allow, Block, Decap, Encap, Hairpin, Limit, Limiter, LoadBalance, MapEncap, Mark,
-    Meter, Nat, NatTo, PushTag, Transpose, Tunnel, Vlan,
+    Meter, Mirror, MirrorTarget, Nat, NatTo, PushTag, Transpose, Tunnel, Vlan,
 };
 use lamina_core::address::{MacAddr, VlanTag};
 use lamina_core::flow::EncapKind;
@@ -80,11 +80,25 @@ impl Converter {
             document::Action::Respond(respond) => {
                 Action::Respond(self.respond(source, &At::new(respond, action.span), scope)?)
             }
+            document::Action::Mirror(mirror) => Action::Mirror(self.mirror(source, mirror, scope)?),
             document::Action::Hairpin(None) => Action::Hairpin(Hairpin { port: None }),
             document::Action::Hairpin(Some(name)) => {
                 Action::Hairpin(Hairpin { port: Some(self.port_called(source, name, scope)?) })
             }
         })
+    }
+
+    fn mirror(&mut self, source: &Source, mirror: &document::Mirror, scope: &Scope<'_>) -> Option<Mirror> {
+        let to = match &mirror.to {
+            document::MirrorTarget::Port(name) => MirrorTarget::Port(self.port_called(source, name, scope)?),
+            document::MirrorTarget::Collector { tunnel: written, remote } => {
+                let tunnel = self.tunnel(source, written);
+                let tenant = self.tenant(source, written);
+                self.same_family(source, written.local, remote.value);
+                MirrorTarget::Collector { tunnel: tunnel?, tenant: tenant?, remote: remote.value }
+            }
+        };
+        Some(Mirror { to, truncate: mirror.truncate, sample: mirror.sample.unwrap_or(1) })
     }
 
     /// The number of the port called `name`: the uplink is none.
@@ -176,15 +190,7 @@ impl Converter {
     fn encap(&mut self, source: &Source, encap: &document::Encap) -> Option<Encap> {
         let tunnel = self.tunnel(source, &encap.tunnel);
         let kind = encap.tunnel.kind.value;
-        let tenant = match (encap.tunnel.vni, kind.largest_tenant()) {
-            (Some(vni), _) => Some(vni.value),
-            (None, 0) => Some(0),
-            (None, _) => {
-                let message = format!("{} needs a tenant id", kind.name());
-                self.error(Code::MissingField, source, encap.tunnel.kind.span, message, "add `vni: 5001`");
-                None
-            }
-        };
+        let tenant = self.tenant(source, &encap.tunnel);
         if let Some(first) = encap.remotes.first() {
             let other = encap.remotes.iter().find(|remote| remote.is_ipv4() != first.is_ipv4());
             if let Some(other) = other {
@@ -220,6 +226,19 @@ impl Converter {
             remotes: encap.remotes.iter().map(|remote| remote.value).collect(),
             inner_dst_mac: encap.inner_mac.map(|mac| MacAddr(mac.0)),
         })
+    }
+
+    /// The tenant id that a tunnel states; an error where its kind needs one and there is none.
+    fn tenant(&mut self, source: &Source, tunnel: &document::Tunnel) -> Option<u32> {
+        match (tunnel.vni, tunnel.kind.largest_tenant()) {
+            (Some(vni), _) => Some(vni.value),
+            (None, 0) => Some(0),
+            (None, _) => {
+                let message = format!("{} needs a tenant id", tunnel.kind.name());
+                self.error(Code::MissingField, source, tunnel.kind.span, message, "add `vni: 5001`");
+                None
+            }
+        }
     }
 
     fn same_family(&mut self, source: &Source, local: Option<At<IpAddr>>, remote: IpAddr) {

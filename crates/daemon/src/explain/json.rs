@@ -3,7 +3,9 @@
 use lamina_core::action::Reply;
 use lamina_core::flow::Direction;
 use lamina_core::layer::{Condition, DefaultAction};
-use lamina_core::simulate::{CacheState, GroupTraceVerdict, Trace, TraceDecision, TraceNode, TraceOutcome};
+use lamina_core::simulate::{
+    CacheState, CopyTrace, GroupTraceVerdict, Trace, TraceDecision, TraceNode, TraceOutcome,
+};
 use serde_json::{Value, json};
 
 use super::names::Names;
@@ -38,8 +40,16 @@ fn crossing(ports: &dyn PortPolicies, trace: &Trace) -> Value {
         "change": change(&trace.transposition),
         "outcome": outcome(trace),
         "result": if trace.frame.is_empty() { Value::Null } else { frame(&trace.frame) },
+        "copies": trace.copies.iter().map(copied).collect::<Vec<_>>(),
         "next": trace.next.iter().map(|next| crossing(ports, next)).collect::<Vec<_>>(),
     })
+}
+
+fn copied(copy: &CopyTrace) -> Value {
+    match &copy.result {
+        Ok((to, frame)) => json!({ "layer": &*copy.layer, "to": &**to, "frame": self::frame(frame) }),
+        Err(reason) => json!({ "layer": &*copy.layer, "dropped": reason.name() }),
+    }
 }
 
 fn change(transposition: &lamina_core::transposition::Transposition) -> Value {

@@ -62,6 +62,7 @@ impl Page {
             self.branch(false, format!("layer {} ({})", node.layer, node.owner));
             self.below(false, |page| page.layer(&names, node, trace.direction));
         }
+        self.copies(trace);
         let follows = !trace.next.is_empty();
         self.branch(true, outcome(trace));
         self.below(true, |page| {
@@ -91,6 +92,7 @@ impl Page {
             self.branch(false, format!("layer {} ({})", node.layer, node.owner));
             self.below(false, |page| page.layer(&names, node, trace.direction));
         }
+        self.copies(trace);
         self.branch(true, outcome(trace));
         self.below(true, |page| {
             for line in decode::lines(&trace.frame).iter().filter(|_| !trace.frame.is_empty()) {
@@ -100,6 +102,22 @@ impl Page {
                 page.crossing(ports, &trace.frame, next);
             }
         });
+    }
+
+    /// The copies that mirrors make.
+    fn copies(&mut self, trace: &Trace) {
+        for copy in &trace.copies {
+            match &copy.result {
+                Ok((to, frame)) => {
+                    self.branch(false, format!("a copy by layer {} goes to {to}", copy.layer));
+                    self.below(false, |page| decode::lines(frame).iter().for_each(|line| page.line(line)));
+                }
+                Err(reason) => {
+                    let (name, why) = (reason.name(), reason.explanation());
+                    self.branch(false, format!("no copy by layer {}: {name}\n{why}", copy.layer));
+                }
+            }
+        }
     }
 
     fn layer(&mut self, names: &Names<'_>, node: &TraceNode, direction: Direction) {

@@ -51,6 +51,8 @@ use self::sleep::Sleeper;
 
 /// Packets received from one port before the next port has its turn.
 const RECEIVE_LIMIT: usize = 32;
+/// Copies that mirrors may make of the packets of one such batch.
+const COPIES: usize = 4 * RECEIVE_LIMIT;
 /// Commands run in one breath, so that a burst of them does not hold up packets.
 const COMMANDS_PER_BREATH: usize = 16;
 /// Commands that may wait.
@@ -152,7 +154,10 @@ impl Worker {
         self.ports.set_now(now);
         let mut is_busy = self.flip(now) | self.run_commands();
         // Right after the commands: what they answered must not be overtaken by what arrives now.
-        is_busy |= self.switch.resume(now, &mut self.output);
+        if self.switch.has_entering(now) {
+            self.lend();
+            is_busy |= self.switch.resume(now, &mut self.output);
+        }
         self.dispatch(now);
         is_busy |= self.accept(now, Peers::limit());
         let count = self.ports.len();
@@ -186,6 +191,7 @@ impl Worker {
         else {
             return false;
         };
+        self.lend();
         self.switch.receive(now, from, &mut self.received, &mut self.output);
         self.dispatch(now);
         true
@@ -208,6 +214,7 @@ impl Worker {
         if !self.ports.peers.receive(limit, &mut self.pool, &mut arrivals) {
             return false;
         }
+        self.lend();
         self.switch.accept(now, &mut self.handed, &mut self.output);
         self.dispatch(now);
         true
@@ -215,7 +222,7 @@ impl Worker {
 
     /// Takes what the switch put out to backends, other workers, readers of events and the pool.
     fn dispatch(&mut self, now: Instant) {
-        let Output { transmit, elsewhere, free, made, resolve, events } = &mut self.output;
+        let Output { transmit, elsewhere, free, spare, made, resolve, events } = &mut self.output;
         self.pool.count_made(std::mem::take(made));
         for (to, packet) in transmit.drain(..) {
             if let Err(packet) = self.ports.queue(to, packet) {
@@ -230,6 +237,7 @@ impl Worker {
             }
         }
         self.pool.give_all(free);
+        self.pool.give_all(spare);
         if let Some(tell) = &mut self.resolve {
             resolve.iter().for_each(|address| tell(*address));
         }
@@ -257,6 +265,17 @@ impl Worker {
             let reason = if is_known { DropReason::HandoverFull } else { DropReason::PortNotReady };
             switch.count_drop(to, reason);
             pool.give(packet);
+        }
+    }
+
+    /// Lends the switch buffers where mirrors may need them: never more than half of those that are left, which are for
+    /// receiving.
+    fn lend(&mut self) {
+        if !self.switch.has_mirrors() {
+            return;
+        }
+        for _ in 0..COPIES.min(self.pool.available() / 2) {
+            self.output.spare.extend(self.pool.take());
         }
     }
 

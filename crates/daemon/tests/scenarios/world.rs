@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use lamina_core::drop_reason::DropReason;
 use lamina_core::event::{Audience, Event, Interests};
-use lamina_core::packet::{Packet, PartialChecksum, Segmentation, SegmentationKind};
+use lamina_core::packet::{MAX_FRAME, Packet, PartialChecksum, Segmentation, SegmentationKind};
 use lamina_core::resource::{Mapping, MappingChange, MappingKey};
 use lamina_core::simulate::{CacheState, Trace, TraceDecision, TraceOutcome};
 use lamina_core::stats::PortCounters;
@@ -274,7 +274,8 @@ impl World {
         let id = *self.ports.get(from).ok_or_else(|| format!("there is no port {from}"))?;
         let foretold = self.simulate(from, &packet)?;
         let before = self.drops();
-        let (mut batch, mut output) = (vec![packet], Output::default());
+        let spare = (0..16).map(|_| Packet::with_capacity(MAX_FRAME)).collect();
+        let (mut batch, mut output) = (vec![packet], Output { spare, ..Output::default() });
         self.switch.receive(self.now, id, &mut batch, &mut output);
         let dropped = self.new_drops(&before);
         let mut left = self.take_output(&mut output)?;
@@ -343,6 +344,12 @@ fn read_trace(trace: &Trace, outcome: &mut Outcome) -> Result<(), String> {
             TraceDecision::Default(_) => format!("{}/default", node.layer),
             TraceDecision::Fragment => format!("{}/fragment", node.layer),
         });
+    }
+    for copy in &trace.copies {
+        match &copy.result {
+            Ok((to, frame)) => outcome.left.push((to.to_string(), foretold_frame(frame)?)),
+            Err(reason) => outcome.reason = Some(*reason),
+        }
     }
     match &trace.outcome {
         TraceOutcome::Wait { .. } => outcome.verdict = Verdict::Wait,

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use lamina_core::action::{Action, MirrorTarget};
 use lamina_core::flow::Direction;
 use lamina_core::inspect::{
     CaptureId, CapturePoint, CaptureRecord, CaptureSink, CaptureSpec, CaptureVerdict, FlowCursor, FlowFilter,
     FlowPage,
 };
+use lamina_core::layer::Policy;
 use lamina_core::switch::PortId;
 use lamina_core::time::Instant;
 
@@ -77,12 +79,14 @@ impl Watcher {
         core.stop_capture(&self.ids);
     }
 
-    /// Holds what was captured of one received frame against what became of it; the packets captured behind layers.
+    /// Holds what was captured of one received frame against what became of it; the packets captured behind layers. What
+    /// leaves by the NIC of a port of `own_mirrors` may be a copy made between its layers.
     pub(super) fn check(
         &self,
         (from, frame): (PortId, &[u8]),
         sent: &[(PortId, Vec<u8>)],
         drops: usize,
+        own_mirrors: &BTreeSet<PortId>,
     ) -> Result<u64, String> {
         let copies = std::mem::take(&mut *self.sink.0.lock().map_err(|error| error.to_string())?);
         let fail = |what: &str| Err(format!("capture: {what}\n{copies:#?}"));
@@ -119,7 +123,7 @@ impl Watcher {
             let is_link = match (&before.point, &after.point) {
                 (CapturePoint::LayerAfter(_), CapturePoint::LayerBefore(_)) => true,
                 // All layers are captured, so what the last inbound one leaves is delivered.
-                (CapturePoint::LayerAfter(_), CapturePoint::NicSent) => true,
+                (CapturePoint::LayerAfter(_), CapturePoint::NicSent) => !own_mirrors.contains(&after.port),
                 _ => false,
             };
             if is_same_walk && is_link && before.frame != after.frame {
@@ -129,6 +133,13 @@ impl Watcher {
         let at_layers = copies.iter().filter(|copy| copy.point.name() == "layer-after");
         Ok(at_layers.count() as u64)
     }
+}
+
+/// True when the policy sends copies to the NIC of port `id`.
+pub(super) fn has_mirror_to(id: PortId, policy: &Policy) -> bool {
+    let groups = policy.layers.iter().flat_map(|layer| layer.inbound.iter().chain(layer.outbound.iter()));
+    let mut actions = groups.flat_map(|group| group.rules.iter()).map(|rule| &rule.action);
+    actions.any(|action| matches!(action, Action::Mirror(mirror) if mirror.to == MirrorTarget::Port(id)))
 }
 
 impl Pair {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lamina_core::action::{
-    Action, Affinity, Limiter, MacSource, NatTo, Reply, Respond, Tunnel as TunnelSpec, Vlan,
+    Action, Affinity, Limiter, MacSource, Mirror, NatTo, Reply, Respond, Tunnel as TunnelSpec, Vlan,
 };
 use lamina_core::address::{MacAddr, VlanTag, VlanTags};
 use lamina_core::drop_reason::DropReason;
@@ -26,6 +26,8 @@ pub(super) struct Effect {
     pub(super) limit: Option<Limiter>,
     pub(super) metadata: Vec<(u8, u32)>,
     pub(super) reply: Option<Reply>,
+    /// A copy goes there.
+    pub(super) mirror: Option<Mirror>,
     /// It turns round, into the other direction of the same port or of this one.
     pub(super) turn: Option<Option<PortId>>,
     /// The mapping that it read.
@@ -125,6 +127,7 @@ pub(super) fn act(
             let (reply, reading) = answer(respond, frame, sources)?;
             Ok(Effect { reply: Some(reply), reading, ..Effect::default() })
         }
+        Action::Mirror(mirror) => Ok(Effect { mirror: Some(*mirror), ..Effect::default() }),
         Action::Hairpin(hairpin) => Ok(Effect { turn: Some(hairpin.port), ..Effect::default() }),
     }
 }
@@ -285,6 +288,35 @@ fn answer(
         (Respond::Dns(table), _, Some(Header::Udp(udp))) if udp.dst == 53 => Ok((Reply::Dns(*table), None)),
         _ => Err(DropReason::CannotRespond),
     }
+}
+
+/// True when `mirror` copies the conversation of `frame`: its hash, the same for both directions, is a multiple of the
+/// sampling rate. What is not IP is always copied.
+pub(super) fn is_sampled(mirror: &Mirror, frame: &Frame, seed: u64) -> bool {
+    let inner = frame.innermost();
+    let Some((src, dst)) = inner.l3.and_then(Header::addresses) else { return true };
+    let (from, to) = match inner.l4 {
+        Some(icmp @ Header::Icmp(_)) => {
+            let id = icmp.query_id().unwrap_or(0);
+            (id, id)
+        }
+        Some(l4) => l4.ports().unwrap_or((0, 0)),
+        None => (0, 0),
+    };
+    let end = |address, port: u16| mix(mix_address(mix(seed), address) ^ u64::from(port));
+    let both = end(src, from).wrapping_add(end(dst, to));
+    let hash = mix(both ^ u64::from(super::read::protocol(&inner).unwrap_or(0)));
+    hash % u64::from(mirror.sample.max(1)) == 0
+}
+
+/// The operations that put a copy into its tunnel.
+pub(super) fn tunnelled(
+    tunnel: &TunnelSpec,
+    frame: &Frame,
+    remote: IpAddr,
+    tenant: u32,
+) -> Result<Vec<HeaderOp>, DropReason> {
+    into_tunnel(tunnel, frame, remote, tenant, None).map(|effect| effect.ops)
 }
 
 /// The finaliser of SplitMix64.

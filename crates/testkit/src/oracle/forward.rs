@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lamina_core::action::Reply;
+use lamina_core::action::{Mirror, MirrorTarget, Reply};
 use lamina_core::address::MacAddr;
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::Direction;
@@ -13,8 +13,8 @@ use lamina_core::time::Instant;
 
 use super::counters::DropSite;
 use super::port::{Entry, Outcome, Plan};
-use super::{Oracle, Received, reply};
-use crate::wire::{Frame, Header, decode, decode_opaque};
+use super::{Oracle, Received, action, reply, transpose};
+use crate::wire::{Frame, Header, decode, decode_opaque, internet_checksum};
 
 /// A frame on its way, with the length at which it had all its headroom.
 #[derive(Clone, Debug)]
@@ -225,9 +225,11 @@ impl Oracle {
         };
         port.refuse(plan, guest_side, side.now)?;
         let conversation = port.commit(entry, plan, guest_side);
+        let seen = moving.bytes.len();
         if is_flow {
             port.remember(entry, plan, conversation);
         }
+        self.copy(side, plan, seen, received);
         Ok((way, Moving { bytes, ..moving.clone() }))
     }
 
@@ -264,6 +266,8 @@ impl Oracle {
             return self.settle(side, entry, plan, Err(reason), &moving, received);
         }
         port.commit(entry, plan, guest_side);
+        self.copy(side, plan, moving.bytes.len(), received);
+        let port = self.ports.get_mut(&side.id)?;
         let (first, end) = match side.direction {
             Direction::Outbound => (0, layer),
             Direction::Inbound => (layer + 1, end),
@@ -287,6 +291,71 @@ impl Oracle {
             Outcome::Forward | Outcome::Turn(_) => self.send(back, &entry, &plan, &moving, false, received),
         };
         self.settle(back, &entry, &plan, result, &moving, received)
+    }
+
+    /// Makes the copies of a packet that goes on; `length` is what it had when it entered. Those that cannot be made are
+    /// drops of the port.
+    fn copy(&mut self, side: Side, plan: &Plan, length: usize, received: &mut Received) {
+        for (mirror, frame, by) in &plan.copies {
+            match self.copy_of(mirror, frame, length, received) {
+                Ok(sent) => received.transmit.push(sent),
+                Err(reason) => {
+                    if let Some(port) = self.ports.get_mut(&side.id) {
+                        port.counters.dropped(reason);
+                        port.count_drop(DropSite::new(reason, side.direction, Some(by)), length);
+                    }
+                    received.drops.push((side.id, reason));
+                }
+            }
+        }
+    }
+
+    fn copy_of(
+        &self,
+        mirror: &Mirror,
+        frame: &Frame,
+        length: usize,
+        received: &mut Received,
+    ) -> Result<(PortId, Vec<u8>), DropReason> {
+        let impossible = |_| DropReason::MirrorImpossible;
+        let plain = frame.encode().len();
+        let (to, mtu, frame) = match mirror.to {
+            MirrorTarget::Port(to) => {
+                let port = self.ports.get(&to).ok_or(DropReason::MirrorNoSuchPort)?;
+                (to, port.config.mtu, frame.clone())
+            }
+            MirrorTarget::Collector { tunnel, tenant, remote } => {
+                let ops = action::tunnelled(&tunnel, frame, remote, tenant).map_err(impossible)?;
+                let mut outside = transpose::apply(&ops, frame).map_err(impossible)?;
+                let is_own = |uplink: &super::Uplink| uplink.config.addresses.contains(&remote);
+                if self.uplinks.iter().any(is_own) {
+                    return Err(DropReason::MirrorUnreachable);
+                }
+                let way = self.way_to(remote, &mut outside, received);
+                let Way::Uplink(to, mtu) = way.map_err(|_| DropReason::MirrorUnreachable)? else {
+                    return Err(DropReason::MirrorUnreachable);
+                };
+                (to, mtu, outside)
+            }
+        };
+        let mut bytes = frame.encode();
+        if bytes.len() > length + HEADROOM {
+            return Err(DropReason::MirrorImpossible);
+        }
+        if let Some(most) = mirror.truncate {
+            let (grown, whole) = (bytes.len() - plain, bytes.clone());
+            cut(
+                &frame,
+                &mut bytes,
+                most as usize + grown,
+                matches!(mirror.to, MirrorTarget::Collector { .. }),
+            );
+            received.cut.insert(bytes.clone(), whole);
+        }
+        if !is_within(mtu, &frame, bytes.len()) {
+            return Err(DropReason::MirrorTooBig);
+        }
+        Ok((to, bytes))
     }
 
     /// Where a packet goes after the outbound layers of `from`; fills in what the underlay knows.
@@ -313,6 +382,11 @@ impl Oracle {
         let Some(remote) = remote.filter(|_| dst == MacAddr::ZERO) else {
             return Ok(Way::Uplink(uplink.id, uplink.config.mtu));
         };
+        self.way_to(remote, frame, received)
+    }
+
+    /// The way to the remote end of a tunnel; fills in what the underlay knows.
+    fn way_to(&self, remote: IpAddr, frame: &mut Frame, received: &mut Received) -> Result<Way, DropReason> {
         let mut routes: Vec<_> =
             self.underlay.routes.iter().filter(|route| route.destination.contains(&remote)).collect();
         routes.sort_by_key(|route| (std::cmp::Reverse(route.destination.prefix_len()), route.metric));
@@ -391,6 +465,33 @@ fn tunnel_remote(frame: &Frame) -> Option<IpAddr> {
     let outer = frame.outermost();
     outer.tunnel()?;
     outer.l3?.addresses().map(|(_, dst)| dst)
+}
+
+/// Cuts `bytes`, which are `frame`, down to `most`. A tunnel around them says the new length, what is inside the old one.
+fn cut(frame: &Frame, bytes: &mut Vec<u8>, most: usize, is_tunnelled: bool) {
+    if bytes.len() <= most {
+        return;
+    }
+    let less = (bytes.len() - most) as u16;
+    bytes.truncate(most);
+    if !is_tunnelled {
+        return;
+    }
+    let ip = frame.outermost().l2.map_or(0, |l2| 14 + 4 * l2.tags.len());
+    let (length_at, next) = match frame.outermost().l3 {
+        Some(Header::Ipv4(_)) => (ip + 2, ip + 20),
+        _ => (ip + 4, ip + 40),
+    };
+    let has_udp = frame.outermost().tunnel().is_some_and(|tunnel| tunnel.udp.is_some());
+    for at in [Some(length_at), has_udp.then_some(next + 4)].into_iter().flatten() {
+        let length = u16::from_be_bytes([bytes[at], bytes[at + 1]]) - less;
+        bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
+    }
+    if next == ip + 20 {
+        bytes[ip + 10..ip + 12].fill(0);
+        let sum = internet_checksum(&bytes[ip..ip + 20]);
+        bytes[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
+    }
 }
 
 /// True when a frame of `length` bytes fits a link whose packets have up to `mtu` bytes; 0 is no limit.

@@ -30,6 +30,8 @@
 //!   reads them, or any action there rewrites ports or chooses by them, or the selected rule is stateful.
 //! - What a packet's flow relies on of a live mapping table are the entries that its walk read, those that its pairs
 //!   read included. A change of one of them makes a pair, and a remembered flow, of "an older generation".
+//! - Copies for mirrors are made of packets that go on, in buffers with all their headroom; one that cannot be made is a
+//!   drop of the port. A packet that turns round goes on, and is a new packet to the walk that starts.
 //! - An answer (`respond`) leaves by the ordinary forwarding after the layers it crossed. The request counts as a
 //!   packet that went on, and so does the answer.
 //! - A pushed IPv4 header has identification 0, a pushed UDP header no checksum; entropy is left blank
@@ -88,6 +90,8 @@ struct Uplink {
 pub struct Received {
     /// Frames sent, with the port or uplink they leave by. Their order says nothing.
     pub transmit: Vec<(PortId, Vec<u8>)>,
+    /// Copies that were cut, each with what it was before.
+    pub cut: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Drops, with the port or uplink that counts them.
     pub drops: Vec<(PortId, DropReason)>,
     /// Underlay addresses that must be resolved.

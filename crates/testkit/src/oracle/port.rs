@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lamina_core::action::{Limiter, Reply};
+use lamina_core::action::{Limiter, Mirror, Reply};
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{Direction, Fragment, Value};
 use lamina_core::layer::{ContextDirection, DefaultAction, Layer, Name, Policy, ReverseTunnel, Rule};
@@ -75,6 +75,7 @@ pub(super) struct PairRule {
     contexts: ContextDirection,
     meter: Option<MeterId>,
     limit: Option<Limiter>,
+    mirror: Option<Mirror>,
     metadata: Vec<(u8, u32)>,
     reading: Option<Reading>,
 }
@@ -118,6 +119,8 @@ pub(super) struct Plan {
     meters: Vec<(MeterId, Vec<Option<Value>>)>,
     readings: Vec<Reading>,
     limits: Vec<Passed>,
+    /// Copies, each as the packet stood then, and who asked for it.
+    pub(super) copies: Vec<(Mirror, Frame, Selected)>,
     met: Vec<u64>,
     moved: Vec<(u64, PairRule)>,
     revoked: Vec<u64>,
@@ -212,6 +215,7 @@ impl Port {
                 frame: entry.frame.clone(),
                 selected: Vec::new(),
                 meters: Vec::new(),
+                copies: Vec::new(),
                 readings: Vec::new(),
                 limits: Vec::new(),
                 met: Vec::new(),
@@ -448,6 +452,11 @@ impl Walk<'_> {
         {
             self.plan.limits.push(passed);
         }
+        if let Some(mirror) = effect.mirror
+            && action::is_sampled(&mirror, &self.plan.frame, self.port.seed)
+        {
+            self.plan.copies.push((mirror, self.plan.frame.clone(), selected.clone()));
+        }
         self.metadata.extend(effect.metadata);
         if effect.reply.is_none() {
             match transpose::apply(&effect.ops, &self.plan.frame) {
@@ -500,6 +509,7 @@ impl Walk<'_> {
             ops: if is_forward { pair.forward.clone() } else { pair.reverse.clone() },
             meter: rule.meter.filter(|_| has_meter),
             limit: rule.limit.filter(|_| has_meter),
+            mirror: rule.mirror.filter(|_| has_meter),
             metadata: if is_forward { rule.metadata.clone() } else { Vec::new() },
             reply: None,
             reading: rule.reading.clone(),
@@ -607,6 +617,7 @@ fn pair_rule(name: RuleName, rule: &Rule, effect: &Effect) -> PairRule {
         contexts: state.contexts,
         meter: effect.meter,
         limit: effect.limit,
+        mirror: effect.mirror,
         metadata: effect.metadata.clone(),
         reading: effect.reading.clone(),
     }

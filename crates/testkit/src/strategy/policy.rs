@@ -233,6 +233,18 @@ fn limiters() -> impl Strategy<Value = Limiter> {
     ]
 }
 
+fn mirrors() -> impl Strategy<Value = Mirror> {
+    let to_port = select(PORTS.to_vec()).prop_map(MirrorTarget::Port);
+    let to_collector = encaps().prop_map(|encap| {
+        let Encap { tunnel, tenant, remotes, .. } = encap;
+        MirrorTarget::Collector { tunnel, tenant, remote: remotes[0] }
+    });
+    let to = prop_oneof![4 => to_port, 4 => to_collector, 1 => Just(MirrorTarget::Port(PortId(99)))];
+    let truncate = prop::option::weighted(0.3, prop_oneof![Just(64u32), Just(80), Just(120)]);
+    let sample = prop_oneof![4 => Just(1u32), 1 => Just(2)];
+    (to, truncate, sample).prop_map(|(to, truncate, sample)| Mirror { to, truncate, sample })
+}
+
 /// Random actions.
 pub(super) fn actions() -> impl Strategy<Value = Action> {
     let mac_source = prop_oneof![
@@ -264,6 +276,7 @@ pub(super) fn actions() -> impl Strategy<Value = Action> {
             (0u32..2).prop_map(|table| Respond::Dns(DnsTableId(table))),
         ].prop_map(Action::Respond),
         1 => turning_points().prop_map(|port| Action::Hairpin(Hairpin { port })),
+        2 => mirrors().prop_map(Action::Mirror),
     ]
 }
 
@@ -486,6 +499,19 @@ fn responder() -> impl Strategy<Value = Layer> {
     })
 }
 
+/// A mirror of what crosses in one direction or both, stateful or not.
+fn mirror() -> impl Strategy<Value = Layer> {
+    (prop::option::of(conditions()), mirrors(), any::<bool>(), prop::option::of(states())).prop_map(
+        |(condition, mirror, is_inbound, state)| {
+            let rules = std::vec![rule(condition.into_iter().collect(), Action::Mirror(mirror), state)];
+            let groups = std::vec![group("copy", 0, Vec::new(), Selection::Priority, rules)];
+            let mut layer = empty_layer("mirror");
+            *(if is_inbound { &mut layer.inbound } else { &mut layer.outbound }) = Arc::new(groups);
+            layer
+        },
+    )
+}
+
 /// A gateway: what comes to a service is sent out again, or what goes to it is given to another port.
 fn gateway() -> impl Strategy<Value = Layer> {
     (conditions(), turning_points(), any::<bool>(), prop::option::of(states())).prop_map(
@@ -500,7 +526,8 @@ fn gateway() -> impl Strategy<Value = Layer> {
 }
 
 /// What layers are called, before their place.
-pub const LAYER_KINDS: &[&str] = &["random", "acl", "nat", "slb", "vnet", "meter", "respond", "gateway"];
+pub const LAYER_KINDS: &[&str] =
+    &["random", "acl", "nat", "slb", "vnet", "meter", "respond", "gateway", "mirror"];
 
 /// Random policies.
 pub fn policies() -> impl Strategy<Value = Policy> {
@@ -513,6 +540,7 @@ pub fn policies() -> impl Strategy<Value = Policy> {
         1 => meters(),
         1 => responder(),
         2 => gateway(),
+        2 => mirror(),
     ];
     let layers = prop_oneof![8 => vec(layer.clone(), 0..6), 1 => vec(layer, 6..21)];
     (layers, 0..VARIANTS, prop::bool::weighted(0.1)).prop_map(|(layers, variant, passes_opaque)| {

@@ -7,6 +7,7 @@ use crate::flow::Direction;
 use crate::packet::{Answered, Packet, Parsed, parse};
 use crate::port::{Entry, Planned, Port, Resolution};
 use crate::switch::Output;
+use crate::switch::mirror::{Copied, plan_copies};
 use crate::transposition::Edit;
 
 impl Crossing<'_> {
@@ -25,6 +26,8 @@ impl Crossing<'_> {
         let Some(program) = port.program.clone() else {
             return self.lose(port, DropReason::PortNotReady, packet, Some(parsed));
         };
+        let copies = plan_copies(self.fabric, &entry.headers, &plan.copies);
+        let copied = Copied::make(&copies, packet, parsed, output);
         let edited = Edit::compile(&plan.transposition, &entry.headers)
             .map_err(|_| DropReason::CannotTranspose)
             .and_then(|edit| edit.apply(packet, &parsed.layout))
@@ -32,14 +35,19 @@ impl Crossing<'_> {
             .and_then(|answered| Ok((answered, parse(packet.frame())?)));
         let (answered, answer) = match edited {
             Ok(answer) => answer,
-            Err(reason) => return self.refuse(port, &plan, &lost, reason),
+            Err(reason) => {
+                copied.take_back(output);
+                return self.refuse(port, &plan, &lost, reason);
+            }
         };
         let count = guest_side(self.direction, entered, parsed, packet);
         if let Some(passed) = port.limited(&[], &plan, count, self.now) {
+            copied.take_back(output);
             return self.limit(port, plan, passed, &lost);
         }
         self.count(port, count);
         port.commit(entry, &mut plan, count);
+        self.lose_copies(port, &copies, &copied, &lost, output);
         if answered == Answered::Consumed {
             return Fate::Consumed;
         }
@@ -83,20 +91,27 @@ impl Crossing<'_> {
             }
             Planned::Reply(..) => self.refuse(port, &plan, &lost, DropReason::CannotRespond),
             Planned::Forward | Planned::Turn(_) => {
+                let copies = plan_copies(self.fabric, &entry.headers, &plan.copies);
+                let copied = Copied::make(&copies, packet, parsed, output);
                 let sent = self.leave(&entry.headers, &mut plan, port, output).and_then(|(egress, edit)| {
                     edit.apply(packet, &parsed.layout)?;
                     let header_len = header_len(parsed, entered, packet.len());
                     if is_too_big(egress, packet, header_len) { Err(DropReason::TooBig) } else { Ok(egress) }
                 });
                 match sent {
-                    Err(reason) => self.refuse(port, &plan, &lost, reason),
+                    Err(reason) => {
+                        copied.take_back(output);
+                        self.refuse(port, &plan, &lost, reason)
+                    }
                     Ok(egress) => {
                         let count = guest_side(self.direction, entered, parsed, packet);
                         if let Some(passed) = port.limited(&[], &plan, count, self.now) {
+                            copied.take_back(output);
                             return self.limit(port, plan, passed, &lost);
                         }
                         self.count(port, count);
                         port.commit(entry, &mut plan, count);
+                        self.lose_copies(port, &copies, &copied, &lost, output);
                         Fate::Forward(egress)
                     }
                 }
