@@ -88,6 +88,21 @@ fn the_kernels_vxlan_device() {
 }
 
 #[test]
+fn containers_behind_one_port() {
+    passes("examples/containers-per-group.yaml", 9);
+}
+
+#[test]
+fn a_load_balancer_in_the_network() {
+    passes("examples/load-balancer.yaml", 6);
+}
+
+#[test]
+fn actions_of_ones_own() {
+    passes("examples/custom-action.yaml", 5);
+}
+
+#[test]
 fn the_gateway_example_passes() {
     passes("examples/gateway.yaml", 5);
 }
@@ -524,12 +539,13 @@ checks:
   - { name: no such meter, ping: { from: a, to: b }, counts: [{ port: a, meter: nobody, packets: 0 }] }
   - { name: no such reason, ping: { from: a, to: b }, counts: [{ port: a, drops: nothing, packets: 0 }] }
   - { name: wrongly connected, stream: { from: a, to: b, bytes: 1kB }, expect: blocked }
+  - { name: wrongly shared, stream: { from: a, to: b, bytes: 1kB, connections: 2, shares: { b: 1 } } }
 "#,
     );
     let Some((json, success)) = run(file.path()) else { return };
     assert!(!success && json["ok"] == false, "{json:#}");
     let oks: Vec<_> = json["checks"].as_array().unwrap().iter().map(|check| check["ok"] == true).collect();
-    assert_eq!(oks, [true, false, false, false, false, false, false, false], "{json:#}");
+    assert_eq!(oks, [true, false, false, false, false, false, false, false, false], "{json:#}");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::read::{ReadFile, guest_names};
 use super::{
-    Amount, Apply, Check, Count, Counter, Datagrams, Expect, HostKind, Ping, PolicyChange, Probe, Server,
-    Stream, Topology,
+    Amount, Apply, Bounds, Check, Count, Counter, Datagrams, Expect, HostKind, Ping, PolicyChange, Probe,
+    Server, Stream, Topology,
 };
 use crate::decode::{Decoder, Fields};
 use crate::diagnostic::Code;
@@ -97,14 +97,25 @@ impl Decoder<'_> {
     }
 
     fn stream(&mut self, tree: &Tree<'_>, topology: &Topology) -> Option<Stream> {
-        const KNOWN: [&str; 9] =
-            ["from", "to", "port", "served-by", "served-port", "connections", "bytes", "time", "timeout"];
+        const KNOWN: [&str; 10] = [
+            "from",
+            "to",
+            "port",
+            "served-by",
+            "served-port",
+            "connections",
+            "shares",
+            "bytes",
+            "time",
+            "timeout",
+        ];
         let fields = self.fields(tree, "a stream", &KNOWN)?;
         let from = self.required(&fields, "from", "vm1").and_then(|tree| self.guest(tree, topology));
         let to = self.required(&fields, "to", "10.0.0.2").and_then(|tree| self.destination(tree, topology));
         let port = self.u16_or(&fields, "port", "a port", 1, 5001);
         let served_by = self.servers(&fields, topology, to, port);
         let connections = self.u16_or(&fields, "connections", "the number of connections", 1, 1);
+        let shares = fields.optional("shares").map(|tree| self.shares(tree, &served_by)).unwrap_or_default();
         let amount = match (fields.optional("bytes"), fields.optional("time")) {
             (Some(_), Some(time)) => {
                 let message = "a stream carries so many bytes or lasts so long, not both";
@@ -119,7 +130,19 @@ impl Decoder<'_> {
         };
         let timeout = self.duration_or(&fields, "timeout", STREAM_TIMEOUT);
         let amount = amount?;
-        Some(Stream { from: from?, to: to?, port, served_by, connections, amount, timeout })
+        Some(Stream { from: from?, to: to?, port, served_by, connections, shares, amount, timeout })
+    }
+
+    /// How many connections each server should have, by their names.
+    fn shares(&mut self, tree: &Tree<'_>, servers: &[Server]) -> Vec<(Name, Bounds)> {
+        let mut shares = Vec::new();
+        for (name, tree) in self.named(tree, "the shares") {
+            if !servers.iter().any(|server| server.guest == name.value) {
+                self.unknown(&name, "server of the stream", servers.iter().map(|server| &*server.guest));
+            }
+            shares.extend(self.bounds(tree).map(|bounds| (name.value, bounds)));
+        }
+        shares
     }
 
     fn datagrams(&mut self, tree: &Tree<'_>, topology: &Topology) -> Option<Datagrams> {

@@ -216,6 +216,8 @@ pub struct Stream {
     pub served_by: Vec<Server>,
     /// How many connections, one after the other's start.
     pub connections: u16,
+    /// How many of them some of those should serve.
+    pub shares: Vec<(Name, Bounds)>,
     /// How much is sent on each, each way.
     pub amount: Amount,
     /// How long connecting may take, and how long a stream may stand still.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lamina_api::topology::{
-    Amount, Apply, Check, Datagrams, Expect, Ping, PolicyChange, Probe, Server, Stream,
+    Amount, Apply, Bounds, Check, Datagrams, Expect, Ping, PolicyChange, Probe, Server, Stream,
 };
 use lamina_backend::namespace::NetNs;
 use serde_json::json;
@@ -115,6 +115,7 @@ fn streamed(lab: &Lab, check: &Check, probe: &Stream, seed: u64) -> Result<Vec<L
     });
     let seen = seen.context("the stream could not be started")?;
     let mut lines = vec![judged(probe, check.expect, &seen)];
+    lines.extend(probe.shares.iter().map(|(server, bounds)| shared(probe, server, *bounds, &seen)));
     match changes {
         Ok(changes) => lines.extend(changes),
         Err(_) => lines.push(Line::failed("the thread that changes policy panicked")),
@@ -182,6 +183,14 @@ fn judged(probe: &Stream, expect: Expect, seen: &stream::Streamed) -> Line {
             .map(|(server, served)| (server.guest.to_string(), json!(served)))
             .collect::<serde_json::Map<_, _>>(),
     }))
+}
+
+/// The part of the connections that `server` had.
+fn shared(probe: &Stream, server: &str, bounds: Bounds, seen: &stream::Streamed) -> Line {
+    let served = probe.served_by.iter().zip(&seen.served).filter(|(known, _)| *known.guest == *server);
+    let served: u64 = served.map(|(_, served)| u64::from(*served)).sum();
+    let expected = format!("{server} serves {bounds} of {}", probe.connections);
+    Line::new(bounds.contains(served), expected, served.to_string())
 }
 
 fn exchanged(probe: &Datagrams, expect: Expect, seen: &datagrams::Exchanged) -> Line {

@@ -247,6 +247,7 @@ mod tests {
             port: free,
             served_by: vec![Server { guest: "b".into(), port: free }],
             connections: 2,
+            shares: Vec::new(),
             amount,
             timeout: Duration::from_secs(5),
         };
