@@ -40,7 +40,17 @@ fn mistakes(result: Result<Topology, Report>) -> Vec<(Code, String)> {
 #[test]
 fn the_examples_are_read() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
-    for name in ["two-vms", "security-groups", "paper", "kernel-vxlan", "vlan-trunk"] {
+    for name in [
+        "two-vms",
+        "security-groups",
+        "paper",
+        "kernel-vxlan",
+        "vlan-trunk",
+        "gateway",
+        "containers-per-group",
+        "load-balancer",
+        "custom-action",
+    ] {
         let text = std::fs::read_to_string(folder.join(format!("{name}.yaml"))).unwrap();
         let topology =
             parse(name, &text, |_| Err("no files".into())).unwrap_or_else(|report| panic!("{report}"));
@@ -100,6 +110,10 @@ fn mistakes_in_checks_are_underlined() {
         one("{ name: a, stream: { from: vm1, to: vm2, bytes: 1, time: 1s } }"),
         at(Code::Conflict, "1s")
     );
+    let shares =
+        |shares: &str| one(&format!("{{ name: a, stream: {{ from: vm1, to: vm2, shares: {shares} }} }}"));
+    assert_eq!(shares("{ vm1: 1 }"), at(Code::MissingResource, "vm1"), "it serves nothing");
+    assert_eq!(shares("{ vm2: half }"), at(Code::BadValue, "half"));
     assert_eq!(one("{ name: a, apply: { host: k, remove: acl } }"), at(Code::MissingResource, "k"));
     assert_eq!(one("{ name: a, wait: 1s, meanwhile: [] }"), at(Code::Conflict, "[]"));
     let counts = |count: &str| one(&format!("{{ name: a, wait: 1s, counts: [{count}] }}"));

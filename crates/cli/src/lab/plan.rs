@@ -224,3 +224,104 @@ fn judge(base: &Document, policies: &[NamedPolicy]) -> Result<Report, Report> {
     let documents: Vec<Document> = documents.cloned().collect();
     Ok(convert::merge(&documents, &mut PortIds::default())?.warnings)
 }
+
+#[cfg(test)]
+mod tests {
+    use lamina_api::topology;
+
+    use super::*;
+
+    /// A host with two machines, and `more`: policies and checks.
+    fn topology(more: &str) -> Topology {
+        let text = format!(
+            r#"
+version: 1
+name: test
+hosts:
+  h1:
+    ports: [bare]
+    vms: {{ a: {{ mac: "02:00:00:00:00:01", mtu: 1400 }}, b: {{ mac: "02:00:00:00:00:02" }} }}
+{more}"#
+        );
+        let parsed = topology::parse("test", &text, |_| Err("no file".into()));
+        parsed.unwrap_or_else(|report| panic!("{report}"))
+    }
+
+    fn plan(topology: &Topology) -> Result<HostPlan, Report> {
+        HostPlan::of(topology, &topology.hosts[0]).map(Option::unwrap)
+    }
+
+    #[test]
+    fn ports_have_what_machines_and_policies_state_and_policies_put_the_rest() {
+        let topology = topology(
+            r#"    policies:
+      - name: vnet
+        document:
+          version: 1
+          metadata: [mark]
+          ports:
+            a: { tenants: [9, 7], layers: [{ name: vnet, priority: 1 }] }
+            bare: { mac: "02:00:00:00:00:fe", mtu: 9000 }
+      - { name: guard, document: { version: 1, owner: security, ports: { a: { tenants: [7, 9], guard: { ipv4: false } } } } }
+"#,
+        );
+        let plan = plan(&topology).unwrap();
+        let port = |name: &str| &plan.ports.ports[name];
+        assert_eq!((&*port("a").mac, port("a").mtu), ("02:00:00:00:00:01", Some(1400)));
+        assert_eq!(port("a").tenants, [7, 9], "however they are ordered");
+        assert_eq!(port("a").guard.as_ref().and_then(|guard| guard.ipv4), Some(false));
+        assert_eq!((&*port("bare").mac, port("bare").mtu), ("02:00:00:00:00:fe", Some(9000)));
+        assert!(plan.ports.ports.values().all(|port| port.layers.is_empty()));
+        assert_eq!(plan.ports.ports.len(), 3);
+        let [vnet, guard] = &plan.policies[..] else { panic!("two policies") };
+        assert_eq!((&*vnet.owner, &*guard.owner), ("vnet", "security"));
+        let left = v1::Port { layers: vnet.document.ports["a"].layers.clone(), ..v1::Port::default() };
+        assert_eq!(vnet.document.ports["a"], left, "properties are not put again");
+        assert_eq!(left.layers.len(), 1);
+        assert_eq!(vnet.resources().map(|document| document.metadata), Some(vec!["mark".to_string()]));
+        assert_eq!(guard.resources(), None);
+        assert!(plan.controllers.iter().eq([MAKER, "security", "vnet"]));
+    }
+
+    #[test]
+    fn owners_of_policies_that_come_later_are_known_from_the_start() {
+        let topology = topology(
+            "checks: [{ name: c, apply: { host: h1, policy: { name: late, document: { version: 1 } } } }]\n",
+        );
+        assert!(plan(&topology).unwrap().controllers.contains("late"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_said_before_anything_is_built() {
+        let policy =
+            |name: &str, ports: &str| format!("{{ name: {name}, document: {{ version: 1, {ports} }} }}");
+        let bare = policy("bare", r#"ports: { bare: { mac: "02:00:00:00:00:fe" } }"#);
+        for (policies, told) in [
+            (
+                [
+                    policy("p", "multicast: [a], ports: { a: { layers: [] } }"),
+                    policy("q", "multicast: [b], ports: { b: { layers: [] } }"),
+                ],
+                "p and q both state the multicast set",
+            ),
+            (
+                [
+                    policy(
+                        "p",
+                        "owner: one, ports: { a: { layers: [{ name: l, owner: two, priority: 1 }] } }",
+                    ),
+                    policy("q", "ports: { b: { layers: [] } }"),
+                ],
+                "the policy p has two owners",
+            ),
+            (
+                [policy("p", "ports: { a: { mtu: 1300 } }"), policy("q", "ports: { b: { layers: [] } }")],
+                "disagree about the MTU",
+            ),
+        ] {
+            let text = format!("    policies: [{bare}, {}]\n", policies.join(", "));
+            let report = check(&topology(&text)).unwrap_err();
+            assert!(report.to_string().contains(told), "{told}: {report}");
+        }
+    }
+}
