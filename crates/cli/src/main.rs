@@ -83,6 +83,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 
@@ -133,5 +134,121 @@ mod tests {
             }
         }
         assert!(missing.is_empty(), "docs/reference/cli.md does not name\n{missing}");
+    }
+
+    /// The pages that name commands, with their texts.
+    fn pages() -> Vec<(PathBuf, String)> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut pages = vec![root.join("README.md"), root.join("bench/README.md")];
+        for folder in ["docs", "docs/guide", "docs/reference", "examples/python"] {
+            let files = std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+            pages.extend(files.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+        }
+        pages.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+    }
+
+    /// The commands of a line of a shell, each as its words.
+    fn commands(line: &str) -> Vec<Vec<String>> {
+        let mut commands = vec![Vec::new()];
+        let (mut word, mut quote) = (None::<String>, None);
+        for character in line.chars().chain([' ']) {
+            match (quote, character) {
+                (Some(open), _) if open == character => quote = None,
+                (Some(_), _) => word.get_or_insert_default().push(character),
+                (None, '"' | '\'') => {
+                    quote = Some(character);
+                    word.get_or_insert_default();
+                }
+                (None, ' ') => commands.last_mut().unwrap().extend(word.take()),
+                (None, '|' | '&' | ';') => {
+                    commands.last_mut().unwrap().extend(word.take());
+                    commands.push(Vec::new());
+                }
+                (None, _) => word.get_or_insert_default().push(character),
+            }
+        }
+        commands
+    }
+
+    /// The arguments of a command, if it is `lamina`: without what stands before it, a redirection and a comment.
+    fn arguments(words: &[String]) -> Option<Vec<String>> {
+        const BEFORE: &[&str] = &["$", "sudo", "do", "then", "if", "!", "time"];
+        let before = |word: &&String| BEFORE.contains(&&***word) || word.contains('=');
+        let start = words.iter().take_while(before).count();
+        let words = match &words[start..] {
+            [first, rest @ ..] if first == "lamina" => rest,
+            [cargo, run, release, dashes, rest @ ..]
+                if [cargo, run, release, dashes]
+                    .iter()
+                    .all(|word| "cargo run --release --".contains(&***word)) =>
+            {
+                rest
+            }
+            _ => return None,
+        };
+        let end = words.iter().position(|word| word.starts_with(['#', '>', '<'])).unwrap_or(words.len());
+        Some(words[..end].to_vec())
+    }
+
+    /// What the parser has against `arguments`; of a mere mention, that nothing is said beside the command is fine.
+    fn refusal(arguments: &[String], is_mention: bool) -> Option<String> {
+        use clap::error::ErrorKind;
+        let stands_for = |word: &String| match word.trim_end_matches("...") {
+            "" => word.clone(),
+            "KIND" => "port".to_string(),
+            "SHELL" => "bash".to_string(),
+            "COMMAND" => "apply".to_string(),
+            "N" | "NUMBER" | "SECONDS" | "PERCENT" => "1".to_string(),
+            other => other.to_string(),
+        };
+        let arguments = arguments.iter().filter(|word| !word.starts_with('[')).map(stands_for);
+        let error = Cli::try_parse_from(["lamina".to_string()].into_iter().chain(arguments)).err()?;
+        let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        let lacks = matches!(
+            error.kind(),
+            ErrorKind::MissingRequiredArgument | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        );
+        (!is_help && !(is_mention && lacks)).then(|| error.to_string())
+    }
+
+    #[test]
+    fn every_command_line_on_a_page_is_one() {
+        let (mut typed, mut mentioned, mut wrong) = (0, 0, String::new());
+        for (path, text) in pages() {
+            let mut block = None;
+            for (line, number) in text.lines().zip(1..) {
+                let mut check = |words: &[String], is_mention: bool| {
+                    let Some(arguments) = arguments(words) else { return };
+                    if let Some(error) = refusal(&arguments, is_mention) {
+                        let _ = writeln!(wrong, "{}:{number}: {error}", path.display());
+                    }
+                    *(if is_mention { &mut mentioned } else { &mut typed }) += 1;
+                };
+                match (line.strip_prefix("```"), block) {
+                    (Some(_), Some(_)) => block = None,
+                    (Some(kind), None) => block = Some(kind.split(' ').next().unwrap_or_default()),
+                    (None, Some("sh" | "console")) => {
+                        commands(line).iter().for_each(|words| check(words, false));
+                    }
+                    (None, Some(_)) => {}
+                    // A pipe within a table has a backslash.
+                    (None, None) => line.split('`').skip(1).step_by(2).for_each(|code| {
+                        commands(&code.replace("\\|", "|")).iter().for_each(|words| check(words, true));
+                    }),
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong}");
+        assert!(typed > 60 && mentioned > 60, "{typed} {mentioned}");
+        // And what is wrong is found.
+        for line in
+            ["lamina drops --nonsense", "sleep 1; sudo lamina get nonsense", "A=1 lamina flows --port"]
+        {
+            let found = commands(line)
+                .iter()
+                .filter_map(|words| arguments(words))
+                .any(|words| refusal(&words, true).is_some());
+            assert!(found, "{line}");
+        }
     }
 }

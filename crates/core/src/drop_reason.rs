@@ -62,7 +62,7 @@ drop_reasons! {
     MulticastUnanswered = 16, "multicast-unanswered";
     /// A mapping table has no entry for the key that the rule looked up.
     MappingMiss = 17, "mapping-miss";
-    /// A target set is empty, so nothing can be chosen.
+    /// A target set is empty, or all its weights are 0, so nothing can be chosen.
     NoTarget = 18, "no-target";
     /// The time to live or hop limit would reach zero.
     TtlExceeded = 19, "ttl-exceeded";

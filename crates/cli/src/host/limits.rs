@@ -53,7 +53,7 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<ExitCode> {
                 let (used, times_full) = (limit.used.to_string(), limit.times_full.to_string());
                 rows.add([&limit.scope, &limit.name, &used, &most, &share, &times_full]);
             }
-            rows.print("no limits")?;
+            rows.print(if args.above > 0 { "no limit is used so far" } else { "no limits" })?;
         }
         Ok(ExitCode::SUCCESS)
     })

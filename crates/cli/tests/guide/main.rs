@@ -87,6 +87,10 @@ macro_rules! pages {
 pages! {
     first_port "first-port.md"
     security_group "security-group.md"
+    nat "nat.md"
+    load_balancer "load-balancer.md"
+    debugging_a_drop "debugging-a-drop.md"
+    coming_from_open_vswitch "coming-from-open-vswitch.md"
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// Programs that pages use, beside the shell's own.
-const PROGRAMS: &[&str] = &["unshare", "mount", "bash", "ip", "ping", "curl", "python3"];
+const PROGRAMS: &[&str] = &["unshare", "mount", "bash", "ip", "ss", "ping", "curl", "python3"];
 /// Begins the line that ends a block's output.
 const DONE: &str = "@@ the block is done";
 
