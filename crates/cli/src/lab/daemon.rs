@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use lamina_api::wire::v1::{
-    Counter, CountersRequest, DropCount, DropsRequest, Kind, ListRequest, PortStatus, Ref, StatusRequest,
+    Counter, CountersRequest, DropCount, DropsRequest, Kind, ListRequest, PortStatus, StatusRequest,
 };
 use lamina_backend::namespace::NetNs;
 use tokio::runtime::Runtime;
@@ -94,7 +94,7 @@ impl Daemon {
 
     /// True where the host has a meter of this name.
     pub fn has_meter(&self, name: &str) -> Result<bool> {
-        let selector = Ref { ..plain(Kind::Meter, name) };
+        let selector = plain(Kind::Meter, name);
         let request = ListRequest { selector: Some(selector), owner: String::new() };
         let found = self.ask(async |api| collect(api.list(request).await?).await)?;
         Ok(!found.is_empty())
