@@ -113,6 +113,11 @@ fn vlans_and_guards_of_one_host() {
 }
 
 #[test]
+fn the_mirror_example_passes() {
+    passes("examples/mirror.yaml", 5);
+}
+
+#[test]
 fn three_hosts_on_a_bridge_and_an_ipv6_underlay() {
     let vm = |n: u8, host: &str| {
         format!(

@@ -223,7 +223,7 @@ impl Decoder<'_> {
     }
 
     fn count(&mut self, tree: &Tree<'_>, topology: &Topology) -> Option<Count> {
-        const KNOWN: [&str; 7] = ["port", "rule", "meter", "key", "drops", "packets", "bytes"];
+        const KNOWN: [&str; 8] = ["port", "rule", "meter", "key", "drops", "delivered", "packets", "bytes"];
         let fields = self.fields(tree, "a counter", &KNOWN)?;
         let port = self.required(&fields, "port", "vm1").and_then(|tree| self.name(tree))?;
         let owner = topology.hosts.iter().find(|host| match &host.kind {
@@ -253,9 +253,9 @@ impl Decoder<'_> {
     }
 
     fn counter(&mut self, fields: &Fields<'_>) -> Option<Counter> {
-        let kinds = ["rule", "meter", "drops"].map(|name| fields.optional(name));
+        let kinds = ["rule", "meter", "drops", "delivered"].map(|name| fields.optional(name));
         match kinds {
-            [Some(tree), None, None] => {
+            [Some(tree), None, None, None] => {
                 let text = self.text(tree, "a rule")?;
                 let parts: Vec<_> = text.split('/').collect();
                 let [layer, group, rule] = parts.as_slice() else {
@@ -266,7 +266,7 @@ impl Decoder<'_> {
                 let name = |part: &str| Name::from(part);
                 Some(Counter::Rule { layer: name(layer), group: name(group), rule: name(rule) })
             }
-            [None, Some(tree), None] => {
+            [None, Some(tree), None, None] => {
                 let meter = self.name(tree)?.value;
                 let mut key = Vec::new();
                 for part in fields.optional("key").map(|tree| self.one_or_list(tree)).unwrap_or_default() {
@@ -274,10 +274,21 @@ impl Decoder<'_> {
                 }
                 Some(Counter::Meter { meter, key })
             }
-            [None, None, Some(tree)] => Some(Counter::Drops(self.text(tree, "a drop reason")?.to_string())),
+            [None, None, Some(tree), None] => {
+                Some(Counter::Drops(self.text(tree, "a drop reason")?.to_string()))
+            }
+            [None, None, None, Some(tree)] => match self.text(tree, "`all`")? {
+                "all" => Some(Counter::Delivered),
+                other => {
+                    let message = format!("`{}` is none of what can be delivered", shortened(other));
+                    self.error(Code::BadValue, tree.span, message, "write `delivered: all`");
+                    None
+                }
+            },
             _ => {
-                let message = "a counter is of one rule, one meter or one drop reason";
-                self.error(Code::MissingField, fields.head(), message, "give one of rule, meter, drops");
+                let message = "a counter is of one rule, one meter, one drop reason or what is delivered";
+                let help = "give one of rule, meter, drops, delivered";
+                self.error(Code::MissingField, fields.head(), message, help);
                 None
             }
         }

@@ -315,6 +315,8 @@ pub enum Counter {
     },
     /// Drops for this reason.
     Drops(String),
+    /// Frames that the machine's interface took, whatever became of them there; a super-frame is one.
+    Delivered,
 }
 
 /// An inclusive range of expected numbers.

@@ -552,6 +552,7 @@ pub fn policies() -> impl Strategy<Value = Policy> {
         };
         for (index, layer) in policy.layers.iter_mut().enumerate() {
             layer.priority = index as i32;
+            assert!(LAYER_KINDS.contains(&&*layer.name), "{} is no kind", layer.name);
             layer.name = format!("{}-{index}", layer.name).as_str().into();
         }
         policy

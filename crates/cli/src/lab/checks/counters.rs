@@ -1,8 +1,9 @@
-//! Counters of a port, asked of its host's daemon: by how much they change while a check runs.
+//! Counters of a port, asked of its host's daemon, and of its machine's interface: by how much they change while a
+//! check runs.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use lamina_api::topology::{Bounds, Count, Counter};
 use lamina_core::drop_reason::DropReason;
 use serde_json::json;
@@ -51,8 +52,25 @@ pub fn read(lab: &Lab, count: &Count) -> Result<Option<Counted>> {
             let drops = drops.iter().filter(|drop| *drop.port == *count.port && drop.reason == *reason);
             total.packets = drops.map(|drop| drop.packets).sum();
         }
+        Counter::Delivered => {
+            if let Some(machine) = lab.fabric.guest(&count.port) {
+                is_known = true;
+                total = machine.run(received)??;
+            }
+        }
     }
     Ok(is_known.then_some(total))
+}
+
+/// What the interface of the machine in whose namespace this runs has taken.
+fn received() -> Result<Counted> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+    let row = table.lines().find_map(|line| line.trim_start().strip_prefix("eth0:"));
+    let mut fields = row.context("the machine has no eth0")?.split_whitespace().map(str::parse);
+    let (Some(Ok(bytes)), Some(Ok(packets))) = (fields.next(), fields.next()) else {
+        bail!("the kernel's table of interfaces is not as it was");
+    };
+    Ok(Counted { packets, bytes })
 }
 
 /// By how much the counter changed since `before`, against what was expected.
@@ -73,6 +91,7 @@ pub fn counted(lab: &Lab, count: &Count, before: Result<Option<Counted>>) -> Res
                 Counter::Rule { layer, group, rule } => format!("rule {layer}/{group}/{rule}"),
                 Counter::Meter { meter, key } => format!("meter {meter} {}", key.join(" ")),
                 Counter::Drops(reason) => format!("drops {reason}"),
+                Counter::Delivered => "delivered".to_string(),
             };
             let mut expected = Vec::new();
             expected.extend(count.packets.map(|bounds| format!("{bounds} packets")));
@@ -84,6 +103,7 @@ pub fn counted(lab: &Lab, count: &Count, before: Result<Option<Counted>>) -> Res
                 Counter::Drops(_) if !known => {
                     "no such drop reason; see `lamina explain drop-reasons`".into()
                 }
+                Counter::Delivered if !known => format!("{} has no machine", count.port),
                 Counter::Drops(_) => format!("{packets} packets"),
                 _ => format!("{packets} packets, {bytes} bytes"),
             };
