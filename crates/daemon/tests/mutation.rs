@@ -129,7 +129,7 @@ fn documents() -> Vec<String> {
     let resources: String = declared.filter_map(|text| Some(text.split_once("\nresources:\n")?.1)).collect();
     let base = format!("version: 1\nresources:\n{resources}");
     whole.push(format!(
-        "{base}metadata: [tier]\nports:\n  vm1:\n    mac: \"02:00:00:00:00:01\"\n    layers:\n      - name: l\n        priority: 1\n        outbound:\n{rules}"
+        "{base}metadata: [tier]\nports:\n  ids: {{ mac: \"02:00:00:00:00:99\" }}\n  vm1:\n    mac: \"02:00:00:00:00:01\"\n    layers:\n      - name: l\n        priority: 1\n        outbound:\n{rules}"
     ));
     whole
 }

@@ -21,6 +21,7 @@ resources:
   dns: { lan: { records: [ { name: web.lan, address: 10.0.0.9 } ] } }
   limits: { each-source: { packets: 1k/s, key: ip.src } }
 ports:
+  ids: { mac: "02:00:00:00:00:99" }
   vm1:
 "#;
 
