@@ -129,6 +129,14 @@ drop_reasons! {
     MirrorUnreachable = 49, "mirror-unreachable";
     /// A copy for a mirror was not made: the packet's headers cannot take the tunnel, or do not fit the headroom.
     MirrorImpossible = 50, "mirror-impossible";
+    /// A rule sends the packet to the controller that owns the layer, and that controller does not listen.
+    PuntWithoutController = 51, "punt-without-controller";
+    /// A rule sends the packet to its controller, and the port has sent as many as it may for now.
+    PuntLimit = 52, "punt-limit";
+    /// A rule sends the packet to its controller, and too many events wait to be read.
+    PuntQueueFull = 53, "punt-queue-full";
+    /// A controller sends the packet on behind a layer that the port no longer has.
+    PuntLayerGone = 54, "punt-layer-gone";
 }
 
 #[cfg(test)]

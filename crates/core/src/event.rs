@@ -3,10 +3,13 @@
 //! The switch calls nobody: it puts typed values into [`Events`], which the worker drains with the rest of a call's
 //! output. A queue that is full loses the event and counts it; what an event was raised for is then dropped as if
 //! nobody had subscribed. Whether anybody did is told to the switch ([`Interests`]), so that packets do not wait for
-//! an answer that nobody is going to give. This module must never hold packets.
+//! an answer that nobody is going to give. This module must never hold packet buffers: of a
+//! punted packet an event has the bytes.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::flow::Direction;
 use crate::layer::Name;
@@ -24,6 +27,8 @@ pub enum Event {
     MappingMiss(MappingMiss),
     /// A table or queue has reached its limit: one, until it is used to less than nine tenths.
     Limit(LimitReached),
+    /// A rule gives a packet to the controller that owns its layer.
+    Punt(Box<Punted>),
 }
 
 /// A key that is not mapped.
@@ -41,6 +46,29 @@ pub struct MappingMiss {
     pub vni: Option<u32>,
     /// Packets wait for the answer.
     pub waits: bool,
+}
+
+/// A packet for a controller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Punted {
+    /// The port whose layer it crossed.
+    pub port: PortId,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The layer.
+    pub layer: Name,
+    /// The controller that owns it.
+    pub owner: Name,
+    /// The group of the rule.
+    pub group: Name,
+    /// The rule.
+    pub rule: Name,
+    /// What the rule has its controller told.
+    pub queue: Name,
+    /// The frame as it stands at the layer, checksums complete, up to the most bytes that the rule sends.
+    pub frame: Vec<u8>,
+    /// The length of all of it.
+    pub length: usize,
 }
 
 /// A table or queue that is full.
@@ -82,6 +110,8 @@ impl Audience {
 pub struct Interests {
     /// Mapping misses, by table.
     pub misses: Audience,
+    /// Punted packets, by the controller that owns the layer.
+    pub punts: Audience,
     /// Limits reached.
     pub limits: bool,
 }

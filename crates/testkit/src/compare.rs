@@ -11,14 +11,16 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use lamina_core::drop_reason::DropReason;
+use lamina_core::event::{Audience, Event, Interests};
 use lamina_core::flow::EncapKind;
 use lamina_core::packet::Packet;
 use lamina_core::stats::Count;
-use lamina_core::switch::{Output, PortId, SwitchConfig};
+use lamina_core::switch::{InjectError, Output, PortId, SwitchConfig, Through};
 use lamina_core::time::{Duration, Instant};
 
 use crate::oracle::{
-    BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, Received, RuleName, Tally, Tuple,
+    BLANK_ENTROPY, Counters, LayerFlow, LayerKey, MeterTally, Oracle, Punted, Received, RuleName, Tally,
+    Tuple,
 };
 use crate::spread::Spread;
 use crate::strategy::packet::reply_to;
@@ -52,6 +54,10 @@ pub struct Coverage {
     pub cleared: u64,
     /// Packets captured at layers.
     pub captured: u64,
+    /// Packets that controllers got.
+    pub punted: u64,
+    /// Packets that they sent on.
+    pub sent_on: u64,
     /// Packets handed over between switches.
     pub handed_over: u64,
     /// Drops by reason.
@@ -70,6 +76,8 @@ impl Coverage {
         self.listed += other.listed;
         self.cleared += other.cleared;
         self.captured += other.captured;
+        self.punted += other.punted;
+        self.sent_on += other.sent_on;
         self.handed_over += other.handed_over;
         for (reason, count) in &other.drops {
             *self.drops.entry(*reason).or_default() += count;
@@ -100,6 +108,8 @@ struct Pair {
     now: Instant,
     received: Vec<(PortId, Vec<u8>)>,
     sent: Vec<(PortId, Vec<u8>)>,
+    /// What controllers got.
+    punted: Vec<Punted>,
     output: Output,
     /// While the scenario captures.
     watcher: Option<Watcher>,
@@ -128,6 +138,7 @@ impl Pair {
             now: Instant(1_000_000_000),
             received: Vec::new(),
             sent: Vec::new(),
+            punted: Vec::new(),
             output: Output::default(),
             watcher: None,
             own_mirrors: BTreeSet::new(),
@@ -227,6 +238,23 @@ impl Pair {
                 }
                 Ok(())
             }
+            Step::Hear(is_heard) => {
+                let punts = if *is_heard { Audience::Everybody } else { Audience::Nobody };
+                self.core.set_interests(&Interests { punts, ..Interests::default() });
+                self.oracle.set_heard(*is_heard);
+                Ok(())
+            }
+            Step::SendOn { back, tweak } => {
+                let index = self.punted.len().checked_sub(back + 1);
+                let Some(punted) = index.and_then(|index| self.punted.get(index)).cloned() else {
+                    return Ok(());
+                };
+                let frame = decode(&punted.frame).map(|mut frame| {
+                    tweak.apply(&mut frame);
+                    frame.encode()
+                });
+                self.send_on(&punted, frame.unwrap_or_else(|_| punted.frame.clone()))
+            }
             Step::Multicast(is_named) => {
                 self.set_multicast(*is_named);
                 Ok(())
@@ -242,10 +270,44 @@ impl Pair {
         self.coverage.received += 1;
         let drops_before = self.core_drops();
         let mut batch = vec![Packet::from_frame(&frame)];
-        let missing = COPIES - self.output.spare.len().min(COPIES);
-        self.output.spare.extend((0..missing).map(|_| Packet::with_capacity(2048)));
+        self.lend();
         self.core.receive(self.now, from, &mut batch, &mut self.output);
         let wanted = self.oracle.receive(self.now, from, &frame);
+        self.judge((from, &frame), true, &drops_before, &wanted)?;
+        self.received.push((from, frame));
+        Ok(())
+    }
+
+    /// A controller sends `frame` on behind the layer that gave it `punted`.
+    fn send_on(&mut self, punted: &Punted, frame: Vec<u8>) -> Result<(), String> {
+        let drops_before = self.core_drops();
+        let (place, layer) = ((punted.port, punted.direction), &punted.rule.layer);
+        self.lend();
+        let through = Through::LayersBehind(layer.clone());
+        match self.core.inject(self.now, place, through, &frame, &mut self.output) {
+            Ok(()) => self.coverage.sent_on += 1,
+            // The layer went with a change of policy.
+            Err(InjectError::NoSuchLayer) => return Ok(()),
+            Err(error) => return Err(format!("not injected: {error}")),
+        }
+        let wanted = self.oracle.send_on(self.now, place, layer, &frame);
+        self.judge((punted.port, &frame), false, &drops_before, &wanted)
+    }
+
+    fn lend(&mut self) {
+        let missing = COPIES - self.output.spare.len().min(COPIES);
+        self.output.spare.extend((0..missing).map(|_| Packet::with_capacity(2048)));
+    }
+
+    /// Holds what the core made of a frame against what the oracle did.
+    fn judge(
+        &mut self,
+        (from, frame): (PortId, &[u8]),
+        is_received: bool,
+        drops_before: &BTreeMap<(PortId, DropReason), u64>,
+        wanted: &Received,
+    ) -> Result<(), String> {
+        let punted: Vec<Punted> = self.output.events.drain().filter_map(as_punted).collect();
         let sent: Vec<(PortId, Vec<u8>)> =
             self.output.transmit.drain(..).map(|(id, packet)| (id, packet.frame().to_vec())).collect();
         self.output.free.clear();
@@ -260,10 +322,13 @@ impl Pair {
         let mut wanted_resolve = wanted.resolve.clone();
         to_resolve.sort();
         wanted_resolve.sort();
-        let is_same = same_frames(&sent, &wanted) && drops == wanted_drops && to_resolve == wanted_resolve;
+        let is_same = same_frames(&sent, &wanted.transmit, &wanted.cut)
+            && same_punted(&punted, wanted)
+            && drops == wanted_drops
+            && to_resolve == wanted_resolve;
         if !is_same {
             let mut why = String::new();
-            let _ = writeln!(why, "at {:?} from {from:?}: {}", self.now, shown(&frame));
+            let _ = writeln!(why, "at {:?} from {from:?}: {}", self.now, shown(frame));
             for (who, frames, drops) in [("core", &sent, &drops), ("oracle", &wanted.transmit, &wanted_drops)]
             {
                 let _ = writeln!(why, "{who} drops {drops:?}, sends:");
@@ -271,19 +336,24 @@ impl Pair {
                     let _ = writeln!(why, "  {id:?} {}", shown(frame));
                 }
             }
+            for (who, punted) in [("core", &punted), ("oracle", &wanted.punted)] {
+                let _ = writeln!(why, "{who} punts {punted:?}");
+            }
             return Err(why);
         }
         // A copy that could not be made is a drop, but no packet that was dropped.
         let of_packets = drops.iter().filter(|(_, reason)| !reason.name().starts_with("mirror-")).count();
         if let Some(watcher) = &self.watcher {
-            self.coverage.captured += watcher.check((from, &frame), &sent, of_packets, &self.own_mirrors)?;
+            let received = is_received.then_some((from, frame));
+            self.coverage.captured += watcher.check(received, &sent, of_packets, &self.own_mirrors)?;
         }
         for (_, reason) in drops {
             *self.coverage.drops.entry(reason).or_default() += 1;
         }
         self.coverage.sent += sent.len() as u64;
-        self.received.push((from, frame));
+        self.coverage.punted += punted.len() as u64;
         self.sent.extend(sent);
+        self.punted.extend(punted);
         Ok(())
     }
 
@@ -345,11 +415,33 @@ pub fn shown(frame: &[u8]) -> String {
     }
 }
 
-/// True when `core` holds the frames that the oracle sent, in any order.
-fn same_frames(core: &[(PortId, Vec<u8>)], oracle: &Received) -> bool {
+/// What an event says of a packet that a controller gets.
+fn as_punted(event: Event) -> Option<Punted> {
+    let Event::Punt(punted) = event else { return None };
+    let lamina_core::event::Punted { port, direction, layer, group, rule, frame, length, .. } = *punted;
+    Some(Punted { port, direction, rule: RuleName { layer, direction, group, rule }, frame, length })
+}
+
+/// True when controllers get the same packets of both, in the same order.
+fn same_punted(core: &[Punted], oracle: &Received) -> bool {
+    let is_same = |(core, wanted): (&Punted, &Punted)| {
+        let whole = oracle.cut.get(&wanted.frame).unwrap_or(&wanted.frame);
+        let says_the_same =
+            Punted { frame: Vec::new(), ..core.clone() } == Punted { frame: Vec::new(), ..wanted.clone() };
+        says_the_same && is_same_frame(&core.frame, &wanted.frame, whole)
+    };
+    core.len() == oracle.punted.len() && core.iter().zip(&oracle.punted).all(is_same)
+}
+
+/// True when `core` holds the frames of `oracle`, in any order; `cut` says what frames that were cut had been.
+fn same_frames(
+    core: &[(PortId, Vec<u8>)],
+    oracle: &[(PortId, Vec<u8>)],
+    cut: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> bool {
     let mut rest: Vec<&(PortId, Vec<u8>)> = core.iter().collect();
-    let found = oracle.transmit.iter().all(|(id, wanted)| {
-        let whole = oracle.cut.get(wanted).unwrap_or(wanted);
+    let found = oracle.iter().all(|(id, wanted)| {
+        let whole = cut.get(wanted).unwrap_or(wanted);
         let at = rest.iter().position(|(other, frame)| other == id && is_same_frame(frame, wanted, whole));
         at.map(|at| rest.swap_remove(at)).is_some()
     });

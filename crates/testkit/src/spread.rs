@@ -2,6 +2,8 @@
 //!
 //! It has the methods of a switch that tests use, so that what is true of one switch is tested of several.
 
+use lamina_core::event::Interests;
+use lamina_core::flow::Direction;
 use lamina_core::inspect::{
     CaptureError, CaptureId, CaptureSink, CaptureSpec, ClearPage, DropRow, DropSummary, FlowCursor,
     FlowFilter, FlowPage, RECENT_DROPS,
@@ -11,8 +13,8 @@ use lamina_core::packet::Batch;
 use lamina_core::resource::{LiveMapping, MappingChange, MappingError, MappingTable};
 use lamina_core::stats::{DropCounters, PortCounters};
 use lamina_core::switch::{
-    AddPortError, LayerFlowInfo, Output, PortConfig, PortId, PublishError, Switch, SwitchConfig, Underlay,
-    UplinkConfig,
+    AddPortError, InjectError, LayerFlowInfo, Output, PortConfig, PortId, PublishError, Switch, SwitchConfig,
+    Through, Underlay, UplinkConfig,
 };
 use lamina_core::time::Instant;
 
@@ -94,6 +96,27 @@ impl Spread {
         self.switches.iter_mut().try_for_each(|switch| switch.replace_mapping(content).map(|_| ()))
     }
 
+    /// As [`Switch::set_interests`], on all.
+    pub fn set_interests(&mut self, interests: &Interests) {
+        self.switches.iter_mut().for_each(|switch| switch.set_interests(interests.clone()));
+    }
+
+    /// As [`Switch::inject`], of the port's, and what comes of it at once; nothing is left in [`Output::elsewhere`].
+    pub fn inject(
+        &mut self,
+        now: Instant,
+        (id, direction): (PortId, Direction),
+        through: Through,
+        frame: &[u8],
+        output: &mut Output,
+    ) -> Result<(), InjectError> {
+        let owner = self.owner(id);
+        owner.inject(id, direction, through, frame)?;
+        owner.resume(now, output);
+        self.pass_on(now, output);
+        Ok(())
+    }
+
     /// As [`Switch::sweep`], on all.
     pub fn sweep(&mut self, now: Instant) {
         self.switches.iter_mut().for_each(|switch| switch.sweep(now));
@@ -102,6 +125,10 @@ impl Spread {
     /// As [`Switch::receive`]; nothing is left in [`Output::elsewhere`].
     pub fn receive(&mut self, now: Instant, from: PortId, batch: &mut Batch, output: &mut Output) {
         self.owner(from).receive(now, from, batch, output);
+        self.pass_on(now, output);
+    }
+
+    fn pass_on(&mut self, now: Instant, output: &mut Output) {
         while !output.elsewhere.is_empty() {
             for handover in std::mem::take(&mut output.elsewhere) {
                 self.handed_over += 1;

@@ -13,7 +13,7 @@ use lamina_core::packet::Packet;
 use lamina_core::resource::{Mapping, MappingChange, MappingId, MappingKey, MappingTable, OnMiss, Resources};
 use lamina_core::switch::{
     InjectError, MAX_INJECTED, MAX_MISSES, MAX_WAITING_BYTES, MAX_WAITING_PACKETS, Output, PortConfig,
-    PortId, PortLimits, Switch, SwitchConfig,
+    PortId, PortLimits, Switch, SwitchConfig, Through,
 };
 use lamina_core::time::{Duration, Instant};
 use lamina_testkit::builder::{eth, mac};
@@ -232,26 +232,35 @@ fn injected_packets_enter_where_they_are_told_and_are_bounded() {
     let mut bench = Bench::new(switch(OnMiss::Drop, Audience::Nobody));
     let to_b = eth(mac(1), mac(2)).ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).frame();
     // Outbound past the layers, and inbound with and without them: all reach the guest of B.
-    bench.switch.inject(A, Direction::Outbound, true, &to_b).unwrap();
-    bench.switch.inject(B, Direction::Inbound, false, &to_b).unwrap();
-    bench.switch.inject(B, Direction::Inbound, true, &to_b).unwrap();
+    bench.switch.inject(A, Direction::Outbound, Through::NoLayer, &to_b).unwrap();
+    bench.switch.inject(B, Direction::Inbound, Through::AllLayers, &to_b).unwrap();
+    bench.switch.inject(B, Direction::Inbound, Through::NoLayer, &to_b).unwrap();
     bench.resume();
     let to: Vec<PortId> = bench.output.transmit.iter().map(|(to, _)| *to).collect();
     assert_eq!(to, [B, B, B]);
     // Outbound through the layers: the responder cannot answer it.
-    bench.switch.inject(A, Direction::Outbound, false, &to_b).unwrap();
+    bench.switch.inject(A, Direction::Outbound, Through::AllLayers, &to_b).unwrap();
     bench.resume();
     assert_eq!(bench.drops(A, DropReason::CannotRespond), 1);
     bench.check_buffers();
     for _ in 0..MAX_INJECTED {
-        bench.switch.inject(A, Direction::Outbound, true, &to_b).unwrap();
+        bench.switch.inject(A, Direction::Outbound, Through::NoLayer, &to_b).unwrap();
     }
-    assert_eq!(bench.switch.inject(A, Direction::Outbound, true, &to_b), Err(InjectError::QueueFull));
+    assert_eq!(
+        bench.switch.inject(A, Direction::Outbound, Through::NoLayer, &to_b),
+        Err(InjectError::QueueFull)
+    );
     let nobody = PortId(99);
-    assert_eq!(bench.switch.inject(nobody, Direction::Outbound, true, &to_b), Err(InjectError::NoSuchPort));
+    assert_eq!(
+        bench.switch.inject(nobody, Direction::Outbound, Through::NoLayer, &to_b),
+        Err(InjectError::NoSuchPort)
+    );
     let long = vec![0; lamina_core::packet::MAX_FRAME + 1];
-    assert_eq!(bench.switch.inject(A, Direction::Outbound, true, &long), Err(InjectError::TooLong));
+    assert_eq!(
+        bench.switch.inject(A, Direction::Outbound, Through::NoLayer, &long),
+        Err(InjectError::TooLong)
+    );
     bench.resume();
     bench.check_buffers();
-    bench.switch.inject(A, Direction::Outbound, true, &to_b).unwrap();
+    bench.switch.inject(A, Direction::Outbound, Through::NoLayer, &to_b).unwrap();
 }

@@ -16,6 +16,7 @@ fn the_core_does_what_the_oracle_does() {
         assert!(coverage.hits > coverage.received / 20, "few packets hit the cache: {coverage:?}");
         assert!(coverage.drop_cache_hits > 0 && coverage.reconciled > 0 && coverage.layer_flows > 0);
         assert!(coverage.listed > 0 && coverage.cleared > 0 && coverage.captured > 0, "{coverage:?}");
+        assert!(coverage.punted > 0 && coverage.sent_on > 0, "{coverage:?}");
         assert!(coverage.drops.len() >= 15, "few reasons to drop: {coverage:?}");
     }
 }

@@ -56,6 +56,8 @@ pub enum Action {
     Hairpin(Option<At<Name>>),
     /// Send a copy.
     Mirror(Mirror),
+    /// Send to the controller that owns the layer.
+    Punt(Punt),
 }
 
 /// New source, new destination, or both; at least one is given.
@@ -172,6 +174,15 @@ pub enum Dscp {
     Copy,
 }
 
+/// A packet that goes to a controller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Punt {
+    /// What it is told with the packet.
+    pub queue: At<Name>,
+    /// The most bytes of the frame that it gets; `None` takes the default.
+    pub max_bytes: Option<u32>,
+}
+
 /// A copy that a packet leaves behind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mirror {
@@ -197,7 +208,10 @@ pub enum MirrorTarget {
     },
 }
 
-const ACTIONS: [&str; 15] = [
+/// The most bytes of a packet that go to a controller: a jumbo frame, since many wait in queues.
+const MAX_PUNT_BYTES: u32 = 9_216;
+
+const ACTIONS: [&str; 16] = [
     "allow",
     "block",
     "nat",
@@ -213,6 +227,7 @@ const ACTIONS: [&str; 15] = [
     "respond",
     "hairpin",
     "mirror",
+    "punt",
 ];
 
 impl Decoder<'_> {
@@ -261,6 +276,7 @@ impl Decoder<'_> {
                     "respond" => self.respond(value),
                     "hairpin" => self.hairpin(value),
                     "mirror" => self.mirror(value),
+                    "punt" => self.punt(value),
                     other => {
                         self.unknown_action(key, other);
                         None
@@ -289,6 +305,7 @@ impl Decoder<'_> {
                 "limit" => "{ limit: { packets: 20/s, burst: 40 } }",
                 "mark" => "{ mark: { dscp: 46 } }",
                 "mirror" => "{ mirror: { port: NAME } }",
+                "punt" => "{ punt: { queue: NAME } }",
                 _ => "{ respond: echo }",
             };
             self.error(Code::MissingField, tree.span, message, format!("write `{example}`"));
@@ -406,6 +423,16 @@ impl Decoder<'_> {
         let fields = self.fields(tree, "hairpin", &["port"])?;
         let port = fields.optional("port").map(|tree| self.name(tree));
         Some(Action::Hairpin(port.map_or(Some(None), |port| port.map(Some))?))
+    }
+
+    fn punt(&mut self, tree: &Tree<'_>) -> Option<Action> {
+        let fields = self.fields(tree, "punt", &["queue", "max-bytes"])?;
+        let queue = self.required(&fields, "queue", "questions").and_then(|tree| self.name(tree));
+        let max_bytes = fields
+            .optional("max-bytes")
+            .map(|tree| self.unsigned::<u32>(tree, "a length", 64, MAX_PUNT_BYTES));
+        let max_bytes = max_bytes.map_or(Some(None), |n| n.map(|n| Some(n.value)))?;
+        Some(Action::Punt(Punt { queue: queue?, max_bytes }))
     }
 
     fn mirror(&mut self, tree: &Tree<'_>) -> Option<Action> {

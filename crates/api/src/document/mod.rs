@@ -17,7 +17,7 @@ mod transpose;
 mod vlan;
 
 pub use action::{
-    Action, Affinity, Dscp, Encap, EncapKind, MapEncap, Mirror, MirrorTarget, Nat, NatTo, Tunnel,
+    Action, Affinity, Dscp, Encap, EncapKind, MapEncap, Mirror, MirrorTarget, Nat, NatTo, Punt, Tunnel,
 };
 pub use condition::{Condition, Scalar, Value};
 pub use field::{FieldName, HeaderField, Scope, ValueKind};

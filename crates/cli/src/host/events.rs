@@ -101,9 +101,10 @@ fn render(event: &Event) -> String {
             format!(": {}{tenant} is not in mapping {}", event.address, event.table)
         }
         EventKind::Punt => format!(
-            ": {} by layer {} rule {}, queue {}, {} bytes: {}",
+            ": {} by layer {} rule {}/{}, queue {}, {} bytes: {}",
             way(event.direction),
             event.layer,
+            event.group,
             event.rule,
             event.queue,
             event.length,
@@ -128,6 +129,7 @@ fn to_json(event: &Event) -> Value {
         }
         EventKind::Punt => {
             value["layer"] = json!(event.layer);
+            value["group"] = json!(event.group);
             value["rule"] = json!(event.rule);
             value["direction"] = json!(way(event.direction));
             value["queue"] = json!(event.queue);

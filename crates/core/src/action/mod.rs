@@ -16,6 +16,7 @@ mod mark;
 mod meter;
 mod mirror;
 mod nat;
+mod punt;
 mod reply;
 mod respond;
 mod transpose;
@@ -33,6 +34,7 @@ pub use mark::Mark;
 pub use meter::Meter;
 pub use mirror::{Mirror, MirrorTarget};
 pub use nat::{Nat, NatTo};
+pub use punt::Punt;
 pub use reply::Reply;
 pub use respond::{Dhcp, Dhcpv6, LeaseSource, MacSource, Respond};
 pub use transpose::Transpose;
@@ -79,6 +81,8 @@ pub enum Action {
     Hairpin(Hairpin),
     /// Send a copy.
     Mirror(Mirror),
+    /// Send to the controller that owns the layer.
+    Punt(Punt),
 }
 
 /// What an action may read.
@@ -127,6 +131,8 @@ pub enum Outcome {
     Reply(Reply),
     /// It turns round here: the full walk in the other direction starts, of the same port or of this one.
     Turn(Option<PortId>),
+    /// It ends here: the controller that owns the layer gets it.
+    Punt(Punt),
 }
 
 impl Effect {
@@ -160,6 +166,7 @@ impl Action {
             Action::Respond(action) => action.process(input),
             Action::Hairpin(action) => action.process(input),
             Action::Mirror(action) => action.process(input),
+            Action::Punt(action) => action.process(input),
         }
     }
 
@@ -181,6 +188,7 @@ impl Action {
             Action::Respond(_) => "respond",
             Action::Hairpin(_) => "hairpin",
             Action::Mirror(_) => "mirror",
+            Action::Punt(_) => "punt",
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) struct Facts {
     /// Those of them whose bucket cannot be.
     bad_rates: u32,
     mirrors: u32,
+    punts: u32,
 }
 
 impl Facts {
@@ -111,6 +112,7 @@ impl Facts {
             | Action::Decap(_)
             | Action::Transpose(_)
             | Action::Mirror(_)
+            | Action::Punt(_)
             | Action::Hairpin(_)
             | Action::Vlan(_) => {}
         }
@@ -123,6 +125,7 @@ impl Facts {
         step(&mut self.own_limits, own_limit);
         step(&mut self.bad_rates, bad_rate);
         step(&mut self.mirrors, matches!(rule.action, Action::Mirror(_)));
+        step(&mut self.punts, matches!(rule.action, Action::Punt(_)));
     }
 
     fn lease(&mut self, source: &LeaseSource, is_in: bool) {
@@ -153,6 +156,11 @@ impl Facts {
     /// True when a rule leaves copies behind.
     pub(crate) fn has_mirror(&self) -> bool {
         self.mirrors > 0
+    }
+
+    /// True when a rule gives packets to a controller.
+    pub(crate) fn has_punt(&self) -> bool {
+        self.punts > 0
     }
 
     /// True when a rule has a token bucket of its own.

@@ -50,6 +50,8 @@ pub struct Program {
     pub(crate) limit_changes: Vec<LimitChange>,
     /// A layer has a mirror.
     pub(crate) has_mirrors: bool,
+    /// A layer gives packets to a controller.
+    pub(crate) has_punts: bool,
 }
 
 /// A layer, compiled.
@@ -81,6 +83,7 @@ pub(crate) struct CompiledSide {
     extras: FieldSet,
     is_stateful: bool,
     has_mirror: bool,
+    has_punt: bool,
 }
 
 /// What was compiled of a group. All but the slots is shared by all ports with the same rules.
@@ -198,6 +201,7 @@ impl Program {
         }
         let has_mirror = |layer: &&CompiledLayer| layer.inbound.has_mirror || layer.outbound.has_mirror;
         let mirrors = compiled.iter().filter(has_mirror).count();
+        let has_punts = compiled.iter().any(|layer| layer.inbound.has_punt || layer.outbound.has_punt);
         if mirrors > MAX_MIRROR_LAYERS {
             return Err(format!(
                 "{mirrors} layers have a mirror; a port has at most {MAX_MIRROR_LAYERS} such layers"
@@ -221,6 +225,7 @@ impl Program {
             retirement,
             limit_changes,
             has_mirrors: mirrors > 0,
+            has_punts,
         })
     }
 }
@@ -282,6 +287,7 @@ impl Compilation<'_> {
             extras: FieldSet::EMPTY,
             is_stateful: false,
             has_mirror: false,
+            has_punt: false,
             groups: Arc::default(),
         };
         for (place, group) in groups.iter().enumerate() {
@@ -298,6 +304,7 @@ impl Compilation<'_> {
             side.extras = side.extras.union(compiled.facts.extras());
             side.is_stateful |= compiled.facts.is_stateful();
             side.has_mirror |= compiled.facts.has_mirror();
+            side.has_punt |= compiled.facts.has_punt();
             side.compiled.push(compiled);
         }
         side.groups = groups;

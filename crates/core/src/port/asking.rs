@@ -7,9 +7,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use super::Port;
+use super::punts::MAX_PUNTS_AT_ONCE;
 use crate::event::{Event, Events, LimitReached};
 use crate::inspect::{Full, LimitUse};
 use crate::switch::PortId;
+use crate::time::Instant;
 
 /// The most missing keys that one port may have asked for at a time.
 pub const MAX_MISSES: usize = 256;
@@ -63,8 +65,8 @@ impl Table<'_> {
 
 impl Port {
     /// Tells of tables that have become full since the last call.
-    pub(crate) fn tell_limits(&mut self, port: PortId, events: &mut Events) {
-        self.each_full(&mut |full, table| {
+    pub(crate) fn tell_limits(&mut self, port: PortId, now: Instant, events: &mut Events) {
+        self.each_full(now, &mut |full, table| {
             if full.take_news() {
                 let (table, limit) = (table.path(), table.limit as u64);
                 events.push(Event::Limit(LimitReached { port, table, limit }));
@@ -73,11 +75,11 @@ impl Port {
     }
 
     /// Makes it news again when a table that has emptied becomes full.
-    pub(super) fn rearm_limits(&mut self) {
-        self.each_full(&mut |full, table| full.rearm(table.used, table.limit));
+    pub(super) fn rearm_limits(&mut self, now: Instant) {
+        self.each_full(now, &mut |full, table| full.rearm(table.used, table.limit));
     }
 
-    fn each_full(&mut self, visit: &mut dyn FnMut(&mut Full, &Table<'_>)) {
+    fn each_full(&mut self, now: Instant, visit: &mut dyn FnMut(&mut Full, &Table<'_>)) {
         let (used, limit) = (self.flows.len(), self.flows.limit());
         visit(&mut self.full, &Table { kind: "unified-flows", name: "", used, limit });
         let Asking { keys, packets, .. } = self.asking;
@@ -85,6 +87,8 @@ impl Port {
         visit(&mut self.asking.keys_full, &misses);
         let waiting = Table { kind: "waiting-packets", name: "", used: packets, limit: MAX_WAITING_PACKETS };
         visit(&mut self.asking.packets_full, &waiting);
+        let (used, limit) = (self.punts.used(now), MAX_PUNTS_AT_ONCE);
+        visit(&mut self.punts.full, &Table { kind: "punts", name: "", used, limit });
         for meter in &mut self.meters {
             let (used, limit) = (meter.cells.len(), meter.limit);
             visit(&mut meter.full, &Table { kind: "meter", name: &meter.name, used, limit });

@@ -399,7 +399,7 @@ impl Port {
         for table in self.tables.clone() {
             self.free_due(table, now, budget);
         }
-        self.rearm_limits();
+        self.rearm_limits(now);
         let idle = self.config.limits.idle;
         for id in self.flows.slice(budget) {
             let Some(flow) = self.flows.get(id) else { continue };

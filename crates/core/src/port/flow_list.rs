@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use super::observe::{Decision, Observer};
 use super::resolve::{Entry, Planned, Resolution};
 use super::{Egress, Port, Side, Tuple};
+use crate::event::Audience;
 use crate::flow::table::UnifiedFlow;
 use crate::flow::ufid_read::{self, KeyReading};
 use crate::flow::{Direction, HeaderStack};
@@ -211,6 +212,8 @@ impl<'a> FlowWalk<'a> {
             ingress: key.ingress,
             now: self.now,
             mappings: self.mappings,
+            // Packets for a controller are not in the cache.
+            punts: &Audience::Nobody,
             first_layer: 0,
             end_layer: program.layers.len(),
             // A flow of packets that a responder declines is not in the cache.

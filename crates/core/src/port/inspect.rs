@@ -85,6 +85,7 @@ impl Port {
             LimitUse::new("drop-places", self.drop_log.len(), Some(MAX_DROP_PLACES), self.drop_log.full),
         ];
         limits.extend(self.asking.limits());
+        limits.push(self.punts.limit());
         let Some(program) = &self.program else { return limits };
         limits.push(LimitUse::new("layers", program.layers.len(), Some(MAX_LAYERS), none));
         let keys = program.metadata_keys.len();

@@ -15,6 +15,7 @@ mod mirror;
 mod observe;
 mod policer;
 mod publish;
+mod punts;
 mod resolve;
 mod slab;
 mod token_bucket;
@@ -23,6 +24,7 @@ pub use inspect::LayerFlowInfo;
 pub use layer_flow::Tuple;
 
 pub use asking::{MAX_MISSES, MAX_WAITING_BYTES, MAX_WAITING_PACKETS};
+pub use punts::{MAX_PUNTS_AT_ONCE, MAX_PUNTS_PER_SECOND};
 
 pub(crate) use asking::Asking;
 pub(crate) use commit::{Caching, Committed, Egress};
@@ -101,6 +103,8 @@ pub(crate) struct Port {
     /// What it asks controllers for.
     pub(crate) asking: Asking,
     policers: policer::Policers,
+    /// What it may send to controllers.
+    pub(crate) punts: punts::Punts,
     pub(crate) drops: DropCounters,
     pub(crate) drop_log: DropLog,
     pub(crate) flow_counters: FlowCounters,
@@ -143,6 +147,7 @@ impl Port {
             retiring: VecDeque::new(),
             asking: Asking::default(),
             policers: policer::Policers::default(),
+            punts: punts::Punts::default(),
             drops: DropCounters::default(),
             drop_log: DropLog::new(hasher),
             flow_counters: FlowCounters::default(),

@@ -14,9 +14,10 @@ use super::layer_flow::{LayerKey, LayerPair, Origin, PairRule, Side, Tuple};
 use super::mirror::PlannedCopy;
 use super::observe::{Decision, GroupVerdict, Observer};
 use super::{Metadata, PassedLimit, Port};
-use crate::action::{ActionInput, Effect, Limiter, Outcome, Reply};
+use crate::action::{ActionInput, Effect, Limiter, Outcome, Punt, Reply};
 use crate::classify::Read;
 use crate::drop_reason::DropReason;
+use crate::event::Audience;
 use crate::flow::{Direction, Field, Fragment, HeaderStack, Value};
 use crate::inspect::DropPlace;
 use crate::layer::{CompiledLayer, ContextDirection, DefaultAction, Name, Program, ReverseTunnel, Rule};
@@ -36,6 +37,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) now: Instant,
     /// The mapping tables as they are now.
     pub(crate) mappings: &'a LiveMappings,
+    /// The controllers that listen to punted packets.
+    pub(crate) punts: &'a Audience,
     /// The layers to walk, as indexes from the guest outward: `first..end`.
     pub(crate) first_layer: usize,
     pub(crate) end_layer: usize,
@@ -51,6 +54,8 @@ pub(crate) struct Resolution {
     pub(crate) outcome: Planned,
     /// Who dropped the packet, where a layer did.
     pub(crate) dropped_by: Option<DropPlace>,
+    /// Who gave the packet to a controller.
+    pub(crate) ended_by: Option<Ender>,
     /// All layers' changes as one.
     pub(crate) transposition: Transposition,
     /// The headers after it.
@@ -99,6 +104,15 @@ pub(crate) enum Planned {
     Reply(Reply, usize),
     /// It starts the walk in the other direction, of the same port or of this one.
     Turn(Option<PortId>),
+    /// It ends in a layer, whose controller gets it.
+    Punt(Punt),
+}
+
+/// The rule that gave a packet to a controller.
+#[derive(Clone, Debug)]
+pub(crate) struct Ender {
+    pub(crate) owner: Name,
+    pub(crate) place: DropPlace,
 }
 
 /// The packet as one layer sees it.
@@ -186,6 +200,7 @@ impl Port {
                 now: entry.now,
                 outcome: Planned::Forward,
                 dropped_by: None,
+                ended_by: None,
                 transposition: Transposition::IDENTITY,
                 headers: entry.headers,
                 slots: Vec::new(),
@@ -524,6 +539,16 @@ impl<'a> Walk<'a> {
             Outcome::Turn(to) => {
                 self.plan.slots.push(slot);
                 self.plan.outcome = Planned::Turn(to);
+                return ControlFlow::Break(());
+            }
+            Outcome::Punt(punt) => {
+                let place = who.place(layer);
+                if !self.entry.punts.includes(&layer.owner) {
+                    return self.drop(DropReason::PuntWithoutController, Some(slot), place);
+                }
+                self.plan.slots.push(slot);
+                self.plan.ended_by = Some(Ender { owner: layer.owner.clone(), place });
+                self.plan.outcome = Planned::Punt(punt);
                 return ControlFlow::Break(());
             }
             Outcome::Continue => {}

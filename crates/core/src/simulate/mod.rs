@@ -180,6 +180,13 @@ pub enum TraceOutcome {
         /// The key.
         key: MappingKey,
     },
+    /// Its controller gets it.
+    Punt {
+        /// The controller that owns the layer.
+        owner: Name,
+        /// What the rule has it told.
+        queue: Name,
+    },
     /// It is dropped.
     Drop(DropReason),
 }
@@ -294,6 +301,7 @@ impl Switch {
             ingress: ingress.0,
             now,
             mappings: self.live_mappings(),
+            punts: &self.interests().punts,
             first_layer,
             end_layer,
             declined: 0,
@@ -334,6 +342,20 @@ impl Switch {
                     },
                     (Some(Judgement::Drop(reason)), _) => TraceOutcome::Drop(reason),
                     _ => TraceOutcome::Drop(reason),
+                };
+            }
+            Planned::Punt(punt) => {
+                let edited = edit(&trace.transposition, parsed, &mut packet)
+                    .and_then(|()| packet.complete_checksum())
+                    .and_then(|()| limit(&packet, trace));
+                trace.outcome = match (edited, &plan.ended_by) {
+                    (Err(reason), _) => TraceOutcome::Drop(reason),
+                    (Ok(_), Some(by)) if port.punts.has_token(now) => {
+                        trace.copies = copies;
+                        trace.frame = packet.frame().to_vec();
+                        TraceOutcome::Punt { owner: by.owner.clone(), queue: punt.queue }
+                    }
+                    _ => TraceOutcome::Drop(DropReason::PuntLimit),
                 };
             }
             Planned::Reply(..) if is_reply => {

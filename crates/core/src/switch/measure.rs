@@ -28,6 +28,7 @@ pub(super) fn is_lasting(reason: DropReason) -> bool {
             | DropReason::NoTarget
             | DropReason::CannotTranspose
             | DropReason::VlanNotCarried
+            | DropReason::PuntWithoutController
     )
 }
 

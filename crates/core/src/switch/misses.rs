@@ -16,6 +16,7 @@ use super::{Output, PortId};
 use crate::drop_reason::DropReason;
 use crate::event::{Event, Interests, MappingMiss};
 use crate::flow::Direction;
+use crate::layer::Name;
 use crate::packet::{Packet, Parsed};
 use crate::port::{Asking, MAX_MISSES, Port, Resolution};
 use crate::resource::{Dependency, LiveMappings, MappingKey, OnMiss};
@@ -53,6 +54,7 @@ pub(super) struct Missing<'a> {
     pub(super) port: PortId,
     pub(super) direction: Direction,
     pub(super) ingress: PortId,
+    pub(super) behind: Option<&'a Name>,
     pub(super) vni: Option<u32>,
     pub(super) packet: &'a Packet,
     pub(super) now: Instant,
@@ -80,9 +82,10 @@ impl Crossing<'_> {
         output: &mut Output,
     ) -> Result<(), DropReason> {
         let Some(entry) = &plan.missing else { return Err(DropReason::MappingMiss) };
-        let (port_id, direction, ingress, now) = (self.id, self.direction, self.ingress, self.now);
+        let (port_id, direction, ingress, now, behind) =
+            (self.id, self.direction, self.ingress, self.now, self.behind);
         let vni = parsed.stack.tenant();
-        let missing = Missing { entry, port: port_id, direction, ingress, vni, packet, now };
+        let missing = Missing { entry, port: port_id, direction, ingress, behind, vni, packet, now };
         let asked = misses.ask(&missing, (self.mappings, self.interests), &mut port.asking, output);
         self.tell_limits(port, output);
         asked
@@ -90,7 +93,7 @@ impl Crossing<'_> {
 
     pub(super) fn tell_limits(&self, port: &mut Port, output: &mut Output) {
         if self.interests.limits {
-            port.tell_limits(self.id, &mut output.events);
+            port.tell_limits(self.id, self.now, &mut output.events);
         }
     }
 }
@@ -123,7 +126,7 @@ impl Misses {
         asking: &mut Asking,
         output: &mut Output,
     ) -> Result<(), DropReason> {
-        let Missing { entry, port, direction, ingress, vni, packet, now } = *missing;
+        let Missing { entry, port, direction, ingress, behind, vni, packet, now } = *missing;
         let within = patience(entry, mappings, interests).ok_or(DropReason::MappingMiss)?;
         let judgement = self.judge(entry, mappings, asking, packet.len());
         let key = (entry.table(), *entry.key());
@@ -157,7 +160,8 @@ impl Misses {
         asking.packets += 1;
         asking.bytes += copy.len();
         if let Some(asked) = self.asked.get_mut(&key) {
-            asked.waiting.push(Entering { port, direction, ingress, packet: copy, reason: Reason::Answered });
+            let (behind, reason) = (behind.cloned(), Reason::Answered);
+            asked.waiting.push(Entering { port, direction, ingress, behind, packet: copy, reason });
         }
         Ok(())
     }

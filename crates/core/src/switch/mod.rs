@@ -7,16 +7,17 @@ mod mappings;
 mod measure;
 mod mirror;
 mod misses;
+mod punt;
 mod receive;
 mod resume;
 mod tap;
 mod underlay;
 
-pub use crate::port::{LayerFlowInfo, Tuple};
+pub use crate::port::{LayerFlowInfo, MAX_PUNTS_AT_ONCE, MAX_PUNTS_PER_SECOND, Tuple};
 pub use crate::port::{MAX_MISSES, MAX_WAITING_BYTES, MAX_WAITING_PACKETS};
 pub use fabric::UplinkCounters;
 pub use handover::Handover;
-pub use resume::{InjectError, MAX_INJECTED};
+pub use resume::{InjectError, MAX_INJECTED, Through};
 pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
 pub(crate) use fabric::Fabric;
@@ -338,6 +339,10 @@ impl Switch {
         let missing = plan.missing.as_ref()?;
         misses::patience(missing, &self.mappings, &self.interests)?;
         Some(self.misses.judge(missing, &self.mappings, &port.asking, length))
+    }
+
+    pub(crate) fn interests(&self) -> &Interests {
+        &self.interests
     }
 
     pub(crate) fn live_mappings(&self) -> &LiveMappings {

@@ -3,10 +3,10 @@
 //! Order within one packet: nothing of a port's state changes before the packet's bytes are edited and it is
 //! certain that the packet leaves, so that a dropped packet leaves no trace (§3.7).
 
+mod drops;
 mod reply;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use super::measure::{
     guest_count, guest_side, has_fate_of_its_flow, header_len, is_cacheable, is_lasting, is_too_big, lost,
@@ -19,12 +19,12 @@ use super::tap::{Threshold, tap_layers};
 use super::{Fabric, Output, PortId, Switch};
 use crate::drop_reason::DropReason;
 use crate::event::Interests;
-use crate::flow::{Direction, HeaderStack, Ufid};
+use crate::flow::{Direction, FieldSet, HeaderStack, Ufid};
 use crate::inspect::Lost;
-use crate::layer::{MalformedPolicy, Program};
+use crate::layer::{MalformedPolicy, Name, Program};
 use crate::packet::{Batch, Packet, Parsed, parse_opaque};
 use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Resolution};
-use crate::resource::{LiveMappings, MeterCounts};
+use crate::resource::LiveMappings;
 use crate::stats::Count;
 use crate::time::Instant;
 use crate::transposition::Edit;
@@ -46,8 +46,11 @@ pub(super) struct Entered {
     pub(super) is_dropped: bool,
 }
 
+/// The layers that a packet crosses, as indexes from the guest outward; `None` for all.
+type Layers = Option<(usize, usize)>;
+
 /// What became of a packet on one side of a port.
-enum Fate {
+pub(super) enum Fate {
     Forward(Egress),
     /// It is dropped, counted and remembered.
     Drop,
@@ -61,13 +64,13 @@ enum Fate {
 /// costs more than to fill them.
 #[derive(Default)]
 pub(super) struct Scratch {
-    parsed: Parsed,
+    pub(super) parsed: Parsed,
     ufid: Ufid,
 }
 
 /// What the parser said to a packet whose headers are in the scratch.
 #[derive(Clone, Copy)]
-struct Reading(Result<(), DropReason>);
+pub(super) struct Reading(Result<(), DropReason>);
 
 impl Reading {
     #[inline]
@@ -93,6 +96,8 @@ pub(super) struct Crossing<'a> {
     pub(super) id: PortId,
     pub(super) direction: Direction,
     pub(super) ingress: PortId,
+    /// The packet crosses only the layers behind this one.
+    pub(super) behind: Option<&'a Name>,
 }
 
 impl Switch {
@@ -123,7 +128,8 @@ impl Switch {
                 self.enter_from_network::<TAPS>(now, from, packet, &mut scratch, output)
             } else {
                 let (direction, reason) = (Direction::Outbound, Reason::Received);
-                let entering = Entering { port: from, direction, ingress: from, packet, reason };
+                let entering =
+                    Entering { port: from, direction, ingress: from, behind: None, packet, reason };
                 let reading = Reading::of(&entering.packet, &mut scratch);
                 self.cross_port::<TAPS>(now, entering, reading, &mut scratch, output)
             };
@@ -241,7 +247,8 @@ impl Switch {
             }
             return self.discard::<TAPS>(now, (to, direction), packet, output);
         }
-        let entering = Entering { port: to, direction, ingress, packet, reason: Reason::Received };
+        let reason = Reason::Received;
+        let entering = Entering { port: to, direction, ingress, behind: None, packet, reason };
         self.cross_port::<TAPS>(now, entering, reading, scratch, output)
     }
 
@@ -254,19 +261,21 @@ impl Switch {
         scratch: &mut Scratch,
         output: &mut Output,
     ) -> Entered {
-        let Entering { port: id, direction, ingress, mut packet, reason } = entering;
+        let Entering { port: id, direction, ingress, behind, mut packet, reason } = entering;
         let Some(port) = self.ports.get_mut(&id) else {
             self.fabric.lose_ownerless(direction, &lost(now, &packet, None));
             return self.discard::<TAPS>(now, (id, direction), packet, output);
         };
         let (fabric, mappings, interests) = (&self.fabric, &self.mappings, &self.interests);
-        let crossing = Crossing { fabric, mappings, interests, reason, now, id, direction, ingress };
+        let behind = behind.as_ref();
+        let crossing = Crossing { fabric, mappings, interests, reason, now, id, direction, ingress, behind };
         if TAPS && reason != Reason::InjectedPastLayers {
             tap_layers(&mut self.captures, port, &crossing.threshold(), &packet);
         }
         let first_copy = output.transmit.len();
-        let fate = match reason {
-            Reason::InjectedPastLayers => crossing.pass_by(port, &mut packet, reading, scratch, output),
+        let fate = match (reason, behind) {
+            (Reason::InjectedPastLayers, _) => crossing.pass_by(port, &mut packet, reading, scratch, output),
+            (_, Some(layer)) => crossing.cross_behind(port, layer, &mut packet, reading, scratch, output),
             _ => crossing.cross(port, &mut packet, reading, scratch, output),
         };
         let (egress, is_dropped) = match fate {
@@ -329,8 +338,8 @@ impl Switch {
 
 impl Crossing<'_> {
     fn threshold(&self) -> Threshold<'_> {
-        let Crossing { now, id, direction, ingress, mappings, .. } = *self;
-        Threshold { time: now, id, direction, ingress, mappings }
+        let Crossing { now, id, direction, ingress, behind, mappings, interests, .. } = *self;
+        Threshold { time: now, id, direction, ingress, behind, mappings, punts: &interests.punts }
     }
 
     /// Takes a packet across, whose headers are in `scratch` as `reading` says.
@@ -342,23 +351,13 @@ impl Crossing<'_> {
         scratch: &mut Scratch,
         output: &mut Output,
     ) -> Fate {
-        let Some(program) = &port.program else {
-            let parsed = reading.0.is_ok().then_some(&scratch.parsed);
-            return self.lose(port, DropReason::PortNotReady, packet, parsed);
+        let extras = match self.read(port, packet, reading, scratch) {
+            Ok(extras) => extras,
+            Err(fate) => return fate,
         };
-        let extras = program.extras;
-        if let Err(reason) = reading.0 {
-            match program.malformed {
-                MalformedPolicy::Drop => return self.lose(port, reason, packet, None),
-                MalformedPolicy::PassOpaque => match parse_opaque(packet.frame()) {
-                    Ok(parsed) => scratch.parsed = parsed,
-                    Err(reason) => return self.lose(port, reason, packet, None),
-                },
-            }
-        }
         let Scratch { parsed, ufid } = scratch;
         if !is_cacheable(&parsed.stack) {
-            return self.slow(port, packet, parsed, None, output);
+            return self.slow(port, packet, parsed, (None, None), output);
         }
         ufid.set(&parsed.stack, self.direction, extras, self.ingress.0);
         let hash = port.flows.hash(ufid);
@@ -368,11 +367,38 @@ impl Crossing<'_> {
                 port.lose_blocked(ufid, hash, &lost(self.now, packet, Some(parsed)));
                 Fate::Drop
             }
-            Lookup::Blocked => self.slow(port, packet, parsed, None, output),
+            Lookup::Blocked => self.slow(port, packet, parsed, (None, None), output),
             Lookup::Miss(stale) => {
-                self.slow(port, packet, parsed, Some(Caching { ufid, hash, stale }), output)
+                self.slow(port, packet, parsed, (None, Some(Caching { ufid, hash, stale })), output)
             }
         }
+    }
+
+    /// What the port makes of a packet whose headers are in `scratch` as `reading` says: the fields outside the base
+    /// key that its program reads.
+    #[inline]
+    pub(super) fn read(
+        &self,
+        port: &mut Port,
+        packet: &Packet,
+        reading: Reading,
+        scratch: &mut Scratch,
+    ) -> Result<FieldSet, Fate> {
+        let Some(program) = &port.program else {
+            let parsed = reading.0.is_ok().then_some(&scratch.parsed);
+            return Err(self.lose(port, DropReason::PortNotReady, packet, parsed));
+        };
+        let extras = program.extras;
+        if let Err(reason) = reading.0 {
+            match program.malformed {
+                MalformedPolicy::Drop => return Err(self.lose(port, reason, packet, None)),
+                MalformedPolicy::PassOpaque => match parse_opaque(packet.frame()) {
+                    Ok(parsed) => scratch.parsed = parsed,
+                    Err(reason) => return Err(self.lose(port, reason, packet, None)),
+                },
+            }
+        }
+        Ok(extras)
     }
 
     /// The fast path: the cached answer, whatever the number of layers and rules behind it.
@@ -420,39 +446,15 @@ impl Crossing<'_> {
         Fate::Forward(egress)
     }
 
-    /// A packet that its cached answer does not fit (its TTL would reach 0, it is too big): the layers are asked
-    /// what that counts as (§4.5).
-    fn refuse_hit(
-        &self,
-        port: &mut Port,
-        parsed: &Parsed,
-        (length, count): (usize, Count),
-        reason: DropReason,
-    ) -> Fate {
-        let lost = Lost { now: self.now, count, length, headers: Some(&parsed.stack) };
-        let Some(program) = port.program.clone() else {
-            port.lose(reason, self.direction, None, &lost);
-            return Fate::Drop;
-        };
-        let entry = self.entry(parsed, program.layers.len());
-        let plan = port.resolve(&program, &entry, &mut ());
-        match plan.outcome {
-            Planned::Drop(reason) => {
-                self.lose_planned(port, &plan, reason, None, &lost);
-                Fate::Drop
-            }
-            _ => self.refuse(port, &plan, &lost, reason),
-        }
-    }
-
-    fn entry(&self, parsed: &Parsed, end_layer: usize) -> Entry<'_> {
+    fn entry(&self, parsed: &Parsed, (first_layer, end_layer): (usize, usize)) -> Entry<'_> {
         Entry {
             headers: parsed.stack,
             direction: self.direction,
             ingress: self.ingress.0,
             now: self.now,
             mappings: self.mappings,
-            first_layer: 0,
+            punts: &self.interests.punts,
+            first_layer,
             end_layer,
             declined: 0,
         }
@@ -494,20 +496,20 @@ impl Crossing<'_> {
         if let Err(reason) = reading.or_opaque(packet, scratch) {
             return self.lose(port, reason, packet, None);
         }
-        let entry = self.entry(&scratch.parsed, 0);
+        let entry = self.entry(&scratch.parsed, (0, 0));
         self.send_reply(port, packet, &scratch.parsed, &entry, output)
     }
 
     /// The slow path, and the news of tables that it filled.
-    fn slow(
+    pub(super) fn slow(
         &self,
         port: &mut Port,
         packet: &mut Packet,
         parsed: &Parsed,
-        caching: Option<Caching<'_>>,
+        (layers, caching): (Layers, Option<Caching<'_>>),
         output: &mut Output,
     ) -> Fate {
-        let fate = self.ask_layers(port, packet, parsed, caching, output);
+        let fate = self.ask_layers(port, packet, parsed, (layers, caching), output);
         self.tell_limits(port, output);
         fate
     }
@@ -518,14 +520,14 @@ impl Crossing<'_> {
         port: &mut Port,
         packet: &mut Packet,
         parsed: &Parsed,
-        caching: Option<Caching<'_>>,
+        (layers, caching): (Layers, Option<Caching<'_>>),
         output: &mut Output,
     ) -> Fate {
         port.flow_counters.misses += 1;
         let Some(program) = port.program.clone() else {
             return self.lose(port, DropReason::PortNotReady, packet, Some(parsed));
         };
-        let mut entry = self.entry(parsed, program.layers.len());
+        let mut entry = self.entry(parsed, layers.unwrap_or((0, program.layers.len())));
         let mut plan = self.plan(port, &program, &mut entry, packet, parsed);
         // The next packet of the flow may ask for what the responder does not decline.
         let caching = caching.filter(|_| entry.declined == 0);
@@ -557,6 +559,7 @@ impl Crossing<'_> {
                 }
                 Fate::Drop
             }
+            Planned::Punt(punt) => self.punt(port, packet, parsed, (&entry, plan), &punt, output),
             Planned::Reply(reply, layer) => {
                 self.reply(port, packet, parsed, (&entry, plan), (reply, layer), output)
             }
@@ -591,55 +594,6 @@ impl Crossing<'_> {
         }
     }
 
-    /// A packet for which the limit number `passed` of its plan has no tokens: it is dropped there as if the rule had
-    /// blocked it, but for this packet only.
-    fn limit(&self, port: &mut Port, mut plan: Resolution, passed: usize, lost: &Lost<'_>) -> Fate {
-        let limit = &plan.limits[passed];
-        plan.meters.truncate(limit.meters);
-        plan.slots = Vec::from([limit.slot]);
-        plan.dropped_by = Some(limit.place.clone());
-        self.undo(port, plan, lost, DropReason::Limited)
-    }
-
-    /// A packet that the layers passed and that cannot leave all the same: no state; the drop counts, and meters that
-    /// count offered packets.
-    fn refuse(&self, port: &mut Port, plan: &Resolution, lost: &Lost<'_>, reason: DropReason) -> Fate {
-        let mut plan = plan.clone();
-        plan.dropped_by = None;
-        plan.slots.clear();
-        self.undo(port, plan, lost, reason)
-    }
-
-    /// Counts a packet that comes to nothing, by the slots that its plan has left.
-    fn undo(&self, port: &mut Port, mut plan: Resolution, lost: &Lost<'_>, reason: DropReason) -> Fate {
-        plan.created.clear();
-        if let Some(program) = &port.program {
-            plan.meters.retain(|(meter, _)| program.resources.meter(*meter).counts == MeterCounts::Offered);
-        }
-        self.lose_planned(port, &plan, reason, None, lost);
-        Fate::Drop
-    }
-
-    /// Drops a packet as its plan says; true when state ended with it.
-    fn lose_planned(
-        &self,
-        port: &mut Port,
-        plan: &Resolution,
-        reason: DropReason,
-        stale: Option<u32>,
-        lost: &Lost<'_>,
-    ) -> bool {
-        port.lose(reason, self.direction, plan.dropped_by.as_ref(), lost);
-        port.commit_drop(plan, reason, (stale, self.mappings), lost.count)
-    }
-
-    /// Drops a packet that no layer was asked about.
-    #[cold]
-    fn lose(&self, port: &mut Port, reason: DropReason, packet: &Packet, parsed: Option<&Parsed>) -> Fate {
-        port.lose(reason, self.direction, None, &lost(self.now, packet, parsed));
-        Fate::Drop
-    }
-
     /// Where a packet goes after the layers, and the edit that takes it there.
     fn leave(
         &self,
@@ -669,7 +623,7 @@ impl Crossing<'_> {
     }
 
     /// Adds a packet that goes on to the port's total.
-    fn count(&self, port: &mut Port, count: Count) {
+    pub(super) fn count(&self, port: &mut Port, count: Count) {
         match self.direction {
             Direction::Outbound => port.outbound.add(count),
             Direction::Inbound => port.inbound.add(count),

@@ -7,6 +7,7 @@ use super::receive::Scratch;
 use super::{Output, PortId, Switch};
 use crate::event::Interests;
 use crate::flow::Direction;
+use crate::layer::Name;
 use crate::packet::{MAX_FRAME, Packet};
 use crate::time::Instant;
 
@@ -21,6 +22,8 @@ pub(super) struct Entering {
     pub(super) port: PortId,
     pub(super) direction: Direction,
     pub(super) ingress: PortId,
+    /// It crosses only the layers behind this one.
+    pub(super) behind: Option<Name>,
     pub(super) packet: Packet,
     pub(super) reason: Reason,
 }
@@ -53,11 +56,24 @@ impl Reason {
     }
 }
 
+/// Which layers of its port an injected packet crosses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Through {
+    /// All.
+    AllLayers,
+    /// Those behind this one: what a controller does with a packet that a rule there gave it.
+    LayersBehind(Name),
+    /// None.
+    NoLayer,
+}
+
 /// Why a packet was not injected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InjectError {
     /// There is no port with this number; add it first.
     NoSuchPort,
+    /// The port has no such layer; look at its policy.
+    NoSuchLayer,
     /// The frame is longer than the largest super-frame; send less.
     TooLong,
     /// More than [`MAX_INJECTED`] injected packets wait to enter; try again later.
@@ -67,6 +83,7 @@ pub enum InjectError {
 impl core::fmt::Display for InjectError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
+            InjectError::NoSuchLayer => f.write_str("the port has no such layer; look at its policy"),
             InjectError::NoSuchPort => f.write_str("there is no port with this number; add it first"),
             InjectError::TooLong => write!(f, "the frame has more than {MAX_FRAME} bytes; send less"),
             InjectError::QueueFull => {
@@ -81,24 +98,35 @@ impl core::error::Error for InjectError {}
 impl Switch {
     /// Says which events somebody listens to. Flows that may have been answered otherwise are resolved again.
     pub fn set_interests(&mut self, interests: Interests) {
-        if self.interests != interests {
-            self.interests = interests;
-            self.raise_generations();
+        let before = core::mem::replace(&mut self.interests, interests);
+        let (misses, punts) = (before.misses != self.interests.misses, before.punts != self.interests.punts);
+        for port in self.ports.values_mut() {
+            let has_punts = port.program.as_ref().is_some_and(|program| program.has_punts);
+            if misses || (punts && has_punts) {
+                port.raise_generation();
+            }
         }
     }
 
     /// Sends a controller's frame as if the guest of port `id` had sent it (outbound), or as if it were on its way
-    /// to the guest (inbound); with `skips_layers` it goes straight to the network, by MAC as after the outbound
-    /// layers, or straight to the NIC. It enters with the next [`Switch::resume`].
+    /// to the guest (inbound), through the layers that `through` says; past all of them it goes straight to the network,
+    /// by MAC as after the outbound layers, or straight to the NIC. It enters with the next [`Switch::resume`].
     pub fn inject(
         &mut self,
         id: PortId,
         direction: Direction,
-        skips_layers: bool,
+        through: Through,
         frame: &[u8],
     ) -> Result<(), InjectError> {
-        if !self.ports.contains_key(&id) {
-            return Err(InjectError::NoSuchPort);
+        let port = self.ports.get(&id).ok_or(InjectError::NoSuchPort)?;
+        let (behind, reason) = match through {
+            Through::AllLayers => (None, Reason::Injected),
+            Through::LayersBehind(layer) => (Some(layer), Reason::Injected),
+            Through::NoLayer => (None, Reason::InjectedPastLayers),
+        };
+        let layers = port.program.iter().flat_map(|program| &program.layers);
+        if behind.as_ref().is_some_and(|behind| !layers.clone().any(|layer| layer.name == *behind)) {
+            return Err(InjectError::NoSuchLayer);
         }
         if frame.len() > MAX_FRAME {
             return Err(InjectError::TooLong);
@@ -107,13 +135,12 @@ impl Switch {
             return Err(InjectError::QueueFull);
         }
         self.injected += 1;
-        let reason = if skips_layers { Reason::InjectedPastLayers } else { Reason::Injected };
         let ingress = match direction {
             Direction::Outbound => id,
             Direction::Inbound => self.fabric.first_uplink().unwrap_or(id),
         };
         let packet = Packet::from_frame(frame);
-        self.entering.push_back(Entering { port: id, direction, ingress, packet, reason });
+        self.entering.push_back(Entering { port: id, direction, ingress, behind, packet, reason });
         Ok(())
     }
 

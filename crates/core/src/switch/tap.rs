@@ -5,9 +5,11 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use super::punt::layers_behind;
 use super::receive::Entered;
 use super::{PortId, Switch};
 use crate::drop_reason::DropReason;
+use crate::event::Audience;
 use crate::flow::{Direction, HeaderStack};
 use crate::inspect::{
     CaptureError, CaptureId, CapturePlace, CapturePoint, CaptureSink, CaptureSpec, CaptureStatus,
@@ -90,10 +92,12 @@ impl Switch {
 /// A port's side that a packet is about to cross.
 pub(super) struct Threshold<'a> {
     pub(super) mappings: &'a LiveMappings,
+    pub(super) punts: &'a Audience,
     pub(super) time: Instant,
     pub(super) id: PortId,
     pub(super) direction: Direction,
     pub(super) ingress: PortId,
+    pub(super) behind: Option<&'a Name>,
 }
 
 /// Offers `packet` at the layers that captures want, as it will stand there.
@@ -103,7 +107,7 @@ pub(super) fn tap_layers(
     threshold: &Threshold<'_>,
     packet: &Packet,
 ) {
-    let Threshold { time, id, direction, ingress, mappings } = *threshold;
+    let Threshold { time, id, direction, ingress, behind, mappings, punts } = *threshold;
     let Some(program) = port.program.clone() else { return };
     let parsed = match (parse(packet.frame()), program.malformed) {
         (Err(_), MalformedPolicy::PassOpaque) => parse_opaque(packet.frame()),
@@ -114,7 +118,11 @@ pub(super) fn tap_layers(
     if layers.is_empty() {
         return;
     }
-    let (first_layer, end_layer) = (0, program.layers.len());
+    let range = match behind {
+        Some(layer) => layers_behind(&program, layer, direction),
+        None => Some((0, program.layers.len())),
+    };
+    let Some((first_layer, end_layer)) = range else { return };
     let mut entry = Entry {
         headers: parsed.stack,
         direction,
@@ -123,6 +131,7 @@ pub(super) fn tap_layers(
         first_layer,
         end_layer,
         mappings,
+        punts,
         declined: 0,
     };
     let mut stages = Stages { layers, so_far: Transposition::IDENTITY, list: Vec::new() };

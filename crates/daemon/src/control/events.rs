@@ -2,7 +2,7 @@
 //! nobody else anything; what it lost is counted and told to it. A key of a mapping table is told once for the host, until
 //! it is answered or the time for that is over, however many workers miss it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +19,8 @@ use super::relay::Bell;
 const QUEUE: usize = 4096;
 /// Events that are kept for those who resume.
 const KEPT: usize = 8192;
+/// The most bytes of packets in them.
+const KEPT_BYTES: usize = 4 << 20;
 /// Keys of mapping tables that are remembered to be asked for. One beyond that is told by every worker that misses it.
 const ASKED: usize = 65_536;
 /// How long a new subscriber waits at most until the workers know of it.
@@ -55,6 +57,8 @@ struct Asked {
 struct Inner {
     sequence: u64,
     kept: VecDeque<Arc<Addressed>>,
+    /// Bytes of packets in them.
+    kept_bytes: usize,
     subscribers: Vec<Subscriber>,
     lost: u64,
 }
@@ -173,9 +177,11 @@ impl EventHub {
             is_there
         });
         inner.lost += lost;
+        inner.kept_bytes += addressed.event.packet.len();
         inner.kept.push_back(addressed);
-        if inner.kept.len() > KEPT {
-            inner.kept.pop_front();
+        while inner.kept.len() > KEPT || inner.kept_bytes > KEPT_BYTES {
+            let Some(oldest) = inner.kept.pop_front() else { break };
+            inner.kept_bytes -= oldest.event.packet.len();
         }
     }
 
@@ -185,6 +191,13 @@ impl EventHub {
         let inner = self.inner();
         let mut subscribers = inner.subscribers.iter();
         subscribers.any(|one| one.hears(kind as i32) && controllers.contains(&one.controller))
+    }
+
+    /// The controllers that listen to events of `kind`; administrators who only look on are none.
+    pub fn controllers(&self, kind: v1::EventKind) -> BTreeSet<Name> {
+        let inner = self.inner();
+        let subscribers = inner.subscribers.iter().filter(|one| one.hears(kind as i32));
+        subscribers.map(|one| one.controller.clone()).filter(|name| !name.is_empty()).collect()
     }
 
     /// True when anybody listens to events of `kind`.
@@ -312,6 +325,17 @@ mod tests {
         drop(resumed);
         drop(filtered);
         assert!(!hub.has_subscriber(miss, &["vnet".into()]) && hub.has_any_subscriber(miss));
+    }
+
+    #[test]
+    fn packets_that_are_kept_are_bounded_in_bytes() {
+        let hub = EventHub::default();
+        for _ in 0..KEPT_BYTES / 9_000 + 10 {
+            hub.publish(v1::Event { packet: vec![0; 9_000], ..event(v1::EventKind::Punt) }, None);
+        }
+        let inner = hub.inner();
+        assert_eq!(inner.kept.len(), KEPT_BYTES / 9_000);
+        assert_eq!(inner.kept_bytes, 9_000 * inner.kept.len());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use lamina_api::wire::v1;
-use lamina_core::event::{Audience, Event, Interests, LimitReached, MappingMiss};
+use lamina_core::event::{Audience, Event, Interests, LimitReached, MappingMiss, Punted};
 use lamina_core::layer::Name;
 use lamina_core::switch::PortId;
 use tracing::{error, warn};
@@ -156,7 +156,9 @@ impl Running {
         }
         let misses = if heard.is_empty() { Audience::Nobody } else { Audience::Of(heard) };
         let limits = events.has_any_subscriber(v1::EventKind::Limit);
-        Interests { misses, limits }
+        let heard: BTreeSet<Name> = events.controllers(v1::EventKind::Punt);
+        let punts = if heard.is_empty() { Audience::Nobody } else { Audience::Of(heard) };
+        Interests { misses, punts, limits }
     }
 
     /// Who answers for a mapping table: its owner and its agents.
@@ -185,6 +187,7 @@ impl Running {
                 match event {
                     Event::MappingMiss(miss) => self.tell_miss(worker, &miss),
                     Event::Limit(reached) => self.tell_limit(reached),
+                    Event::Punt(punted) => self.tell_punt(*punted),
                     _ => {}
                 }
             }
@@ -225,6 +228,22 @@ impl Running {
             ..v1::Event::default()
         };
         self.shared.events.publish(event, None);
+    }
+
+    fn tell_punt(&self, punted: Punted) {
+        let event = v1::Event {
+            kind: v1::EventKind::Punt as i32,
+            port: self.port_name(punted.port),
+            layer: punted.layer.to_string(),
+            group: punted.group.to_string(),
+            rule: punted.rule.to_string(),
+            direction: written(punted.direction) as i32,
+            packet: punted.frame,
+            length: u32::try_from(punted.length).unwrap_or(u32::MAX),
+            queue: punted.queue.to_string(),
+            ..v1::Event::default()
+        };
+        self.shared.events.publish(event, Some(vec![punted.owner]));
     }
 
     fn port_name(&self, id: PortId) -> String {

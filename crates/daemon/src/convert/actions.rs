@@ -6,7 +6,7 @@ use lamina_api::document::{self, Affinity as WrittenAffinity, Dscp};
 use lamina_api::{At, Code, Diagnostic, Source, Span};
 use lamina_core::action::{
     Action, Affinity, Allow, Block, Decap, Encap, Hairpin, Limit, Limiter, LoadBalance, MapEncap, Mark,
-    Meter, Mirror, MirrorTarget, Nat, NatTo, PushTag, Transpose, Tunnel, Vlan,
+    Meter, Mirror, MirrorTarget, Nat, NatTo, Punt, PushTag, Transpose, Tunnel, Vlan,
 };
 use lamina_core::address::{MacAddr, VlanTag};
 use lamina_core::flow::EncapKind;
@@ -18,6 +18,9 @@ use super::conditions::encap_kind;
 use super::holds::Possible;
 use super::resources::rate;
 use super::{Converter, Scope, UPLINK};
+
+/// Bytes of a packet that a controller gets where the rule does not say: an ordinary frame whole.
+const DEFAULT_PUNT_BYTES: u32 = 2_048;
 
 impl Converter {
     /// The action of a rule whose conditions leave `possible`; `None` after an error.
@@ -81,6 +84,10 @@ impl Converter {
                 Action::Respond(self.respond(source, &At::new(respond, action.span), scope)?)
             }
             document::Action::Mirror(mirror) => Action::Mirror(self.mirror(source, mirror, scope)?),
+            document::Action::Punt(punt) => Action::Punt(Punt {
+                queue: punt.queue.value.clone(),
+                max_bytes: punt.max_bytes.unwrap_or(DEFAULT_PUNT_BYTES),
+            }),
             document::Action::Hairpin(None) => Action::Hairpin(Hairpin { port: None }),
             document::Action::Hairpin(Some(name)) => {
                 Action::Hairpin(Hairpin { port: Some(self.port_called(source, name, scope)?) })

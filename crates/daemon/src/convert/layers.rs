@@ -296,6 +296,7 @@ impl Converter {
         let message = match action.value {
             document::Action::Block => "a blocked packet leaves no state behind",
             document::Action::Respond(_) => "a packet that is answered here leaves no state behind",
+            document::Action::Punt(_) => "a packet that goes to a controller leaves no state here",
             document::Action::Hairpin(_) => "a packet that turns round here leaves no state behind",
             _ => return,
         };

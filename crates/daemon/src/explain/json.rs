@@ -123,6 +123,9 @@ fn outcome(trace: &Trace) -> Value {
         TraceOutcome::Wait { mapping, key } => json!({
             "kind": "wait", "mapping": &**mapping, "address": key.address.to_string(), "tenant": key.tenant,
         }),
+        TraceOutcome::Punt { owner, queue } => {
+            json!({ "kind": "punt", "owner": &**owner, "queue": &**queue })
+        }
         TraceOutcome::Deliver => json!({ "kind": "deliver" }),
         TraceOutcome::Ports(ports) => {
             json!({ "kind": "ports", "ports": ports.iter().map(|port| &**port).collect::<Vec<_>>() })

@@ -224,6 +224,7 @@ fn outcome(trace: &Trace) -> String {
         TraceOutcome::Wait { mapping, key } => {
             format!("waits until the controller of {mapping} has answered for {}", key.address)
         }
+        TraceOutcome::Punt { owner, queue } => format!("goes to the controller {owner}, queue {queue}"),
         TraceOutcome::Deliver => "delivered to the NIC".into(),
         TraceOutcome::Ports(ports) => {
             let names: Vec<&str> = ports.iter().map(|port| &**port).collect();

@@ -11,7 +11,7 @@ use lamina_core::inspect::{CaptureError, CaptureId, CapturePoint, CaptureSpec, C
 use lamina_core::layer::{Name, Policy};
 use lamina_core::packet::Packet;
 use lamina_core::simulate::TraceOutcome;
-use lamina_core::switch::{InjectError, PortId};
+use lamina_core::switch::{InjectError, PortId, Through};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -77,10 +77,20 @@ impl Service {
                 "set `direction`: outbound as if the guest had sent it, inbound to send it to the guest";
             return Err(self.refused(&mistake("missing-field", "the packet has no direction", help).into()));
         };
+        let through = match (request.skip_layers, &*request.behind_layer) {
+            (false, "") => Through::AllLayers,
+            (true, "") => Through::NoLayer,
+            (false, layer) => Through::LayersBehind(layer.into()),
+            (true, _) => {
+                let help = "set `skip_layers`, or `behind_layer` to cross those behind it";
+                let message = "the packet is to cross no layer, and some";
+                return Err(self.refused(&mistake("conflict", message, help).into()));
+            }
+        };
         let shared = self.shared.clone();
         let injected = blocking(move || {
-            let (skips_layers, frame) = (request.skip_layers, request.packet);
-            shared.host.call_owner(id, move |switch, _| switch.inject(id, side, skips_layers, &frame))
+            let frame = request.packet;
+            shared.host.call_owner(id, move |switch, _| switch.inject(id, side, through, &frame))
         })
         .await?;
         injected.map_err(|error| match error {
@@ -90,6 +100,12 @@ impl Service {
             }
             // The port went while the packet was on its way.
             InjectError::NoSuchPort => Status::not_found(format!("there is no port `{}`", request.port)),
+            InjectError::NoSuchLayer => {
+                let message = format!("port `{}` has no layer `{}`", request.port, request.behind_layer);
+                let help =
+                    "give the `layer` of the event; if the policy has changed since, inject the packet anew";
+                self.refused(&mistake("missing-object", message, help).into())
+            }
             InjectError::TooLong => self.refused(&mistake("out-of-range", error.to_string(), "").into()),
         })?;
         Ok(v1::InjectReply {})
@@ -120,6 +136,7 @@ impl Service {
                 TraceOutcome::Reply(_) => ("reply", ""),
                 TraceOutcome::Consumed => ("consumed", ""),
                 TraceOutcome::Wait { .. } => ("wait", ""),
+                TraceOutcome::Punt { .. } => ("punt", ""),
                 _ => ("forward", ""),
             };
             Ok(v1::TraceReply {

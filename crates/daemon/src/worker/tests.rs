@@ -13,7 +13,7 @@ use lamina_core::event::{Event, Interests};
 use lamina_core::flow::Direction;
 use lamina_core::layer::Policy;
 use lamina_core::packet::{Batch, Packet};
-use lamina_core::switch::{PortConfig, PortId, PortLimits, Switch, SwitchConfig};
+use lamina_core::switch::{PortConfig, PortId, PortLimits, Switch, SwitchConfig, Through};
 use lamina_core::time::{Duration, Instant};
 
 use super::{
@@ -321,7 +321,7 @@ fn a_reader_that_never_reads_loses_events_and_costs_nothing_else() {
     assert_eq!(reader.lost(), 1);
     // Packets that the switch made come from no pool, and leave its books right.
     let frame = datagram(1, 2, 7).frame().to_vec();
-    worker.parts().0.inject(PortId(1), Direction::Outbound, false, &frame).unwrap();
+    worker.parts().0.inject(PortId(1), Direction::Outbound, Through::AllLayers, &frame).unwrap();
     worker.breathe(Instant(2));
     assert_eq!(guests[1].receive(Instant(2), &mut pool, &mut batch, 10), 1);
     pool.give_all(&mut batch);

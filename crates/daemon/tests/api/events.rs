@@ -57,7 +57,15 @@ async fn client(rig: &Rig) -> HostClient<Channel> {
 }
 
 async fn subscribe(client: &mut HostClient<Channel>, controller: &str) -> Streaming<v1::Event> {
-    let kinds = vec![v1::EventKind::MappingMiss as i32];
+    subscribe_to(client, controller, v1::EventKind::MappingMiss).await
+}
+
+async fn subscribe_to(
+    client: &mut HostClient<Channel>,
+    controller: &str,
+    kind: v1::EventKind,
+) -> Streaming<v1::Event> {
+    let kinds = vec![kind as i32];
     let request = v1::EventsRequest { controller: controller.into(), kinds, after_sequence: 0 };
     client.events(request).await.unwrap().into_inner()
 }
@@ -272,6 +280,7 @@ fn injected_packets_cross_the_layers_or_skip_them() {
                 direction: direction as i32,
                 packet,
                 skip_layers,
+                behind_layer: String::new(),
             };
         use v1::Direction::{Inbound, Outbound};
         client.inject(inject("vm2", Inbound, true, datagram(1))).await.unwrap();
@@ -300,5 +309,86 @@ fn injected_packets_cross_the_layers_or_skip_them() {
             let status = client.inject(wrong).await.unwrap_err();
             assert_eq!((status.code(), &*mistakes(&status)[0].code), (code, place), "{status}");
         }
+    });
+}
+
+/// A controller decides about what `vm1` sends to port 80 of `vm2`, behind a firewall that lets only answers in.
+const PUNTS: &str = r#"
+version: 1
+ports:
+  vm1:
+    mac: "02:00:00:00:00:01"
+    layers:
+      - name: firewall
+        priority: 10
+        default: { inbound: block }
+        outbound: [{ group: g, rules: [{ name: open, action: allow, stateful: true }] }]
+      - name: decide
+        priority: 20
+        outbound: [{ group: g, rules: [{ name: ask, when: { l4.dst: 80 }, action: { punt: { queue: web } } }] }]
+      - name: last
+        priority: 30
+        outbound: [{ group: g, rules: [{ name: never, when: { l4.src: 9 }, action: block }] }]
+  vm2: { mac: "02:00:00:00:00:02" }
+"#;
+
+/// The answer to [`datagram`].
+fn answer_to_datagram(port: u8) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf, 10, 0, 0, 2, 10, 0, 0, 1]);
+    frame.extend([0, 80, 0, port, 0, 8, 0, 0]);
+    frame
+}
+
+#[test]
+fn a_punted_packet_comes_back_behind_its_layer_and_the_guest_gets_the_answer() {
+    let (rig, guests) = start(2);
+    block_on(async {
+        let mut client = rig.client().await;
+        apply(&mut client, "web", operations(PUNTS)).await.unwrap();
+        // Who does not own the layer does not decide, an administrator who looks on included.
+        let mut other = subscribe_to(&mut client, "acl", v1::EventKind::Punt).await;
+        let mut administrator = subscribe_to(&mut client, "", v1::EventKind::Punt).await;
+        guests.send("vm1", &datagram(1));
+        expect_drops(&mut client, "vm1", DropReason::PuntWithoutController, 1).await;
+        let mut events = subscribe_to(&mut client, "web", v1::EventKind::Punt).await;
+        let send_on = |event: &v1::Event| v1::InjectRequest {
+            controller: "web".into(),
+            port: event.port.clone(),
+            direction: event.direction,
+            packet: event.packet.clone(),
+            skip_layers: false,
+            behind_layer: event.layer.clone(),
+        };
+        guests.send("vm1", &datagram(7));
+        let event = next(&mut events).await;
+        assert_eq!((&*event.port, event.direction()), ("vm1", v1::Direction::Outbound));
+        assert_eq!((&*event.layer, &*event.group, &*event.rule), ("decide", "g", "ask"));
+        assert_eq!((&*event.queue, &event.packet, event.length), ("web", &datagram(7), 42));
+        assert_eq!(next(&mut administrator).await.packet, datagram(7));
+        assert!(guests.receive("vm2").is_none());
+        client.inject(send_on(&event)).await.unwrap();
+        assert_eq!(guests.wait("vm2", PATIENCE), datagram(7));
+        guests.send("vm2", &answer_to_datagram(7));
+        assert_eq!(guests.wait("vm1", PATIENCE), answer_to_datagram(7));
+        // What nobody asked for is still not let in.
+        guests.send("vm2", &answer_to_datagram(8));
+        expect_drops(&mut client, "vm1", DropReason::Blocked, 1).await;
+        // The layers behind are asked, and nobody is asked twice.
+        guests.send("vm1", &datagram(9));
+        let event = next(&mut events).await;
+        client.inject(send_on(&event)).await.unwrap();
+        expect_drops(&mut client, "vm1", DropReason::Blocked, 2).await;
+        expect_none(&mut events).await;
+        expect_none(&mut other).await;
+        let lost_layer = v1::InjectRequest { behind_layer: "gone".into(), ..send_on(&event) };
+        let both = v1::InjectRequest { skip_layers: true, ..send_on(&event) };
+        for (wrong, code, place) in
+            [(lost_layer, Code::NotFound, "missing-object"), (both, Code::InvalidArgument, "conflict")]
+        {
+            let status = client.inject(wrong).await.unwrap_err();
+            assert_eq!((status.code(), &*mistakes(&status)[0].code), (code, place), "{status}");
+        }
+        assert_eq!(drops(&mut client, "vm1", DropReason::PuntWithoutController).await, 1);
     });
 }

@@ -69,6 +69,10 @@ fn run_step(world: &mut World, step: &Step, captures: &mut Captures) -> Result<V
         let later = world.answer(answer)?;
         failures.extend(judge_later(world, step, &later, captures)?);
     }
+    if let Some(inject) = &step.inject {
+        let later = world.inject(inject)?;
+        failures.extend(judge_later(world, step, &later, captures)?);
+    }
     if let Some(expected) = &step.expect_events {
         let events = world.take_events();
         if events != *expected {
@@ -157,9 +161,11 @@ fn judge(
     if let Some(expected) = &expect.cache {
         differ("cache", outcome.cache.into(), expected.clone());
     }
-    if expect.verdict == Verdict::Wait {
+    if matches!(expect.verdict, Verdict::Wait | Verdict::Punt) {
         if expect.packet.is_some() || expect.reason.is_some() {
-            return Err("a packet that waits has left nothing, and no reason".into());
+            return Err(
+                "a packet that waits, or that a controller gets, has left nothing, and has no reason".into(),
+            );
         }
         return Ok(failures);
     }

@@ -43,9 +43,11 @@ pub struct Step {
     pub subscribe: Option<Subscribe>,
     /// Entries of a live mapping table change; packets that waited for them go on.
     pub answer: Option<Answer>,
-    /// After `answer` and `wait`: every packet that left the switch, where to and a pattern of what.
+    /// A controller sends a packet.
+    pub inject: Option<Inject>,
+    /// After `answer`, `inject` and `wait`: every packet that left the switch, where to and a pattern of what.
     pub leaves: Vec<Leaves>,
-    /// After `answer` and `wait`: the reason of every packet that was dropped.
+    /// After `answer`, `inject` and `wait`: the reason of every packet that was dropped.
     pub drops: Vec<String>,
     /// All events since the last time, in order, as the README writes them.
     pub expect_events: Option<Vec<String>>,
@@ -69,8 +71,37 @@ pub struct Step {
 pub struct Subscribe {
     /// Misses of these mapping tables.
     pub misses: Vec<String>,
+    /// Packets that rules give to these controllers.
+    pub punts: Vec<String>,
     /// Limits reached.
     pub limits: bool,
+}
+
+/// A packet that a controller sends.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Inject {
+    /// The port.
+    pub port: String,
+    /// Which way it goes.
+    pub direction: Way,
+    /// The packet as text.
+    pub packet: String,
+    /// Past all layers.
+    #[serde(default)]
+    pub skip_layers: bool,
+    /// Through the layers behind this one only.
+    pub behind: Option<String>,
+}
+
+/// A direction.
+#[derive(Deserialize, Debug, PartialEq, Eq, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// From the guest.
+    Outbound,
+    /// To the guest.
+    Inbound,
 }
 
 /// Changes of a live mapping table.
@@ -236,6 +267,8 @@ pub enum Verdict {
     Consumed,
     /// It waits for an entry of a mapping table.
     Wait,
+    /// A controller gets it.
+    Punt,
 }
 
 /// A document that is refused.
@@ -306,6 +339,7 @@ impl Step {
             self.wait.is_some(),
             self.subscribe.is_some(),
             self.answer.is_some(),
+            self.inject.is_some(),
             self.expect_events.is_some(),
             self.publish.is_some(),
             self.refuse.is_some(),
@@ -319,10 +353,10 @@ impl Step {
         if (sends == 1) != self.expect.is_some() {
             return Err("`expect` belongs to send, simulate and spread, and they need it".into());
         }
-        let goes_on = self.wait.is_some() || self.answer.is_some();
+        let goes_on = self.wait.is_some() || self.answer.is_some() || self.inject.is_some();
         let says_more = !self.leaves.is_empty() || !self.drops.is_empty();
         if says_more && !goes_on {
-            return Err("`leaves` and `drops` belong to wait and answer".into());
+            return Err("`leaves` and `drops` belong to wait, answer and inject".into());
         }
         if !self.values.is_empty() && self.spread.is_none() {
             return Err("`values` belongs to spread".into());

@@ -9,18 +9,19 @@ use std::collections::BTreeMap;
 
 use lamina_core::drop_reason::DropReason;
 use lamina_core::event::{Audience, Event, Interests};
+use lamina_core::flow::Direction;
 use lamina_core::packet::{MAX_FRAME, Packet, PartialChecksum, Segmentation, SegmentationKind};
 use lamina_core::resource::{Mapping, MappingChange, MappingKey};
 use lamina_core::simulate::{CacheState, Trace, TraceDecision, TraceOutcome};
 use lamina_core::stats::PortCounters;
-use lamina_core::switch::{Output, PortId, Route, Switch, SwitchConfig, Underlay, UplinkConfig};
+use lamina_core::switch::{Output, PortId, Route, Switch, SwitchConfig, Through, Underlay, UplinkConfig};
 use lamina_core::time::{Duration, Instant};
 use lamina_daemon::convert::{self, HostPolicy, PortIds};
 use lamina_testkit::wire::{self, Checksum, Frame, Header};
 use serde_json::Value;
 
 use crate::packet_text::{self, Macs, TextHeader};
-use crate::scenario::{Answer, Offload, Send, Subscribe, Verdict};
+use crate::scenario::{Answer, Inject, Offload, Send, Subscribe, Verdict, Way};
 
 /// The uplink's largest packet: room for a guest's 1,500 bytes in any tunnel.
 const UPLINK_MTU: u32 = 1600;
@@ -159,7 +160,8 @@ impl World {
     /// Says what somebody listens to.
     pub fn subscribe(&mut self, subscribe: &Subscribe) {
         let names = |names: &[String]| Audience::Of(names.iter().map(|name| name.as_str().into()).collect());
-        let interests = Interests { misses: names(&subscribe.misses), limits: subscribe.limits };
+        let (misses, punts) = (names(&subscribe.misses), names(&subscribe.punts));
+        let interests = Interests { misses, punts, limits: subscribe.limits };
         self.switch.set_interests(interests);
     }
 
@@ -182,6 +184,24 @@ impl World {
             changes.push(MappingChange::Remove(key(address)?));
         }
         self.switch.update_mapping(&answer.mapping, &changes).map_err(|error| error.to_string())?;
+        self.resume()
+    }
+
+    /// Lets a controller send a packet.
+    pub fn inject(&mut self, inject: &Inject) -> Result<Later, String> {
+        let id = *self.ports.get(&inject.port).ok_or_else(|| format!("there is no port {}", inject.port))?;
+        let headers = packet_text::parse(&inject.packet, &self.macs)?;
+        let bytes = packet_text::build(&headers, &self.macs, &inject.port)?.encode();
+        let direction = match inject.direction {
+            Way::Outbound => Direction::Outbound,
+            Way::Inbound => Direction::Inbound,
+        };
+        let through = match (inject.skip_layers, &inject.behind) {
+            (true, _) => Through::NoLayer,
+            (false, Some(layer)) => Through::LayersBehind(layer.as_str().into()),
+            (false, None) => Through::AllLayers,
+        };
+        self.switch.inject(id, direction, through, &bytes).map_err(|error| error.to_string())?;
         self.resume()
     }
 
@@ -263,7 +283,9 @@ impl World {
         read_trace(&trace, &mut outcome)?;
         // Copies leave in no particular order.
         outcome.left.sort_by(|a, b| a.0.cmp(&b.0));
-        if outcome.left.is_empty() && !matches!(outcome.verdict, Verdict::Consumed | Verdict::Wait) {
+        if outcome.left.is_empty()
+            && !matches!(outcome.verdict, Verdict::Consumed | Verdict::Wait | Verdict::Punt)
+        {
             outcome.verdict = Verdict::Drop;
         }
         Ok(outcome)
@@ -282,7 +304,7 @@ impl World {
         left.sort_by(|a, b| a.0.cmp(&b.0));
         let verdict = match (left.is_empty(), foretold.verdict) {
             (true, Verdict::Consumed) if dropped.is_empty() => Verdict::Consumed,
-            (true, Verdict::Wait) if dropped.is_empty() => Verdict::Wait,
+            (true, verdict @ (Verdict::Wait | Verdict::Punt)) if dropped.is_empty() => verdict,
             (true, _) => Verdict::Drop,
             (false, Verdict::Drop) => Verdict::Forward,
             (false, verdict) => verdict,
@@ -353,6 +375,7 @@ fn read_trace(trace: &Trace, outcome: &mut Outcome) -> Result<(), String> {
     }
     match &trace.outcome {
         TraceOutcome::Wait { .. } => outcome.verdict = Verdict::Wait,
+        TraceOutcome::Punt { .. } => outcome.verdict = Verdict::Punt,
         TraceOutcome::Drop(reason) => outcome.reason = Some(*reason),
         TraceOutcome::Reply(_) => outcome.verdict = Verdict::Reply,
         TraceOutcome::Consumed => outcome.verdict = Verdict::Consumed,
@@ -373,8 +396,24 @@ fn event_text(event: &Event, name: &impl Fn(&PortId) -> String) -> String {
             format!("mapping-miss {port} {direction} {mapping} {address}{waits}")
         }
         Event::Limit(reached) => format!("limit {} {} {}", name(&reached.port), reached.table, reached.limit),
+        Event::Punt(punted) => {
+            let (port, direction) = (name(&punted.port), punted.direction.name());
+            let place = format!("{}/{}/{}", punted.layer, punted.group, punted.rule);
+            let whole = wire::decode(&punted.frame).ok().filter(|_| punted.frame.len() == punted.length);
+            let headers = whole.map_or_else(
+                || format!("{} of {} bytes", punted.frame.len(), punted.length),
+                |frame| format!("{}, {} bytes", addresses_text(&frame), punted.length),
+            );
+            format!("punt {port} {direction} {place} {} {headers}", punted.queue)
+        }
         other => format!("{other:?}"),
     }
+}
+
+/// The IP addresses of a frame, outermost first.
+fn addresses_text(frame: &Frame) -> String {
+    let pairs = frame.headers.iter().filter_map(|header| header.addresses());
+    pairs.map(|(src, dst)| format!("{src} > {dst}")).collect::<Vec<_>>().join(" / ")
 }
 
 fn cache_word(state: CacheState) -> &'static str {

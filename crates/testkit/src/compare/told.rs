@@ -79,11 +79,11 @@ impl Watcher {
         core.stop_capture(&self.ids);
     }
 
-    /// Holds what was captured of one received frame against what became of it; the packets captured behind layers. What
+    /// Holds what was captured of one frame, which was `received` or sent by a controller, against what became of it; the packets captured behind layers. What
     /// leaves by the NIC of a port of `own_mirrors` may be a copy made between its layers.
     pub(super) fn check(
         &self,
-        (from, frame): (PortId, &[u8]),
+        received: Option<(PortId, &[u8])>,
         sent: &[(PortId, Vec<u8>)],
         drops: usize,
         own_mirrors: &BTreeSet<PortId>,
@@ -92,11 +92,18 @@ impl Watcher {
         let fail = |what: &str| Err(format!("capture: {what}\n{copies:#?}"));
         let is_received =
             |copy: &&Copy| matches!(copy.point, CapturePoint::NicReceived | CapturePoint::UplinkReceived);
-        let received: Vec<&Copy> = copies.iter().filter(is_received).collect();
-        let [received] = received.as_slice() else { return fail("not one received packet") };
-        if received.frame != frame || (received.point == CapturePoint::NicReceived) == (from == UPLINK) {
-            return fail("the received packet is another one");
-        }
+        let as_received: Vec<&Copy> = copies.iter().filter(is_received).collect();
+        let received = match (as_received.as_slice(), received) {
+            ([one], Some((from, frame))) => {
+                if one.frame != frame || (one.point == CapturePoint::NicReceived) == (from == UPLINK) {
+                    return fail("the received packet is another one");
+                }
+                Some(one)
+            }
+            // A controller sent it.
+            ([], None) => None,
+            _ => return fail("not one received packet"),
+        };
         let left: Vec<(PortId, &[u8])> = copies
             .iter()
             .filter_map(|copy| match copy.point {
@@ -112,7 +119,8 @@ impl Watcher {
         if dropped.len() != drops || dropped.iter().any(|copy| copy.verdict == CaptureVerdict::Passed) {
             return fail("not one capture per drop");
         }
-        if received.verdict != CaptureVerdict::Passed
+        if let Some(received) = received
+            && received.verdict != CaptureVerdict::Passed
             && !dropped.iter().any(|copy| copy.verdict == received.verdict)
         {
             return fail("the received packet has another verdict than its drop");

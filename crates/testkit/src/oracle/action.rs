@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lamina_core::action::{
-    Action, Affinity, Limiter, MacSource, Mirror, NatTo, Reply, Respond, Tunnel as TunnelSpec, Vlan,
+    Action, Affinity, Limiter, MacSource, Mirror, NatTo, Punt, Reply, Respond, Tunnel as TunnelSpec, Vlan,
 };
 use lamina_core::address::{MacAddr, VlanTag, VlanTags};
 use lamina_core::drop_reason::DropReason;
@@ -28,6 +28,8 @@ pub(super) struct Effect {
     pub(super) reply: Option<Reply>,
     /// A copy goes there.
     pub(super) mirror: Option<Mirror>,
+    /// The controller that owns the layer gets it.
+    pub(super) punt: Option<Punt>,
     /// It turns round, into the other direction of the same port or of this one.
     pub(super) turn: Option<Option<PortId>>,
     /// The mapping that it read.
@@ -48,6 +50,11 @@ impl Sources<'_> {
 }
 
 impl Effect {
+    /// True when the packet does not go on to the next layer.
+    pub(super) fn ends(&self) -> bool {
+        self.reply.is_some() || self.turn.is_some() || self.punt.is_some()
+    }
+
     fn ops(ops: Vec<HeaderOp>) -> Self {
         Effect { ops: canonical(ops), ..Effect::default() }
     }
@@ -128,6 +135,7 @@ pub(super) fn act(
             Ok(Effect { reply: Some(reply), reading, ..Effect::default() })
         }
         Action::Mirror(mirror) => Ok(Effect { mirror: Some(*mirror), ..Effect::default() }),
+        Action::Punt(punt) => Ok(Effect { punt: Some(punt.clone()), ..Effect::default() }),
         Action::Hairpin(hairpin) => Ok(Effect { turn: Some(hairpin.port), ..Effect::default() }),
     }
 }
@@ -175,8 +183,7 @@ pub(super) fn admits(
             let targets = sources.resources.target_sets[balance.targets.0 as usize].targets();
             targets.iter().any(|target| to_target(frame, target).is_ok_and(|ops| canonical(ops) == binding))
         }
-        _ => act(action, frame, sources, seed)
-            .is_ok_and(|effect| (effect.reply, effect.turn) == (None, None) && effect.ops == binding),
+        _ => act(action, frame, sources, seed).is_ok_and(|effect| !effect.ends() && effect.ops == binding),
     }
 }
 

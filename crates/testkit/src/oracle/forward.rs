@@ -2,18 +2,18 @@
 
 use std::net::IpAddr;
 
-use lamina_core::action::{Mirror, MirrorTarget, Reply};
+use lamina_core::action::{Mirror, MirrorTarget, Punt, Reply};
 use lamina_core::address::MacAddr;
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::Direction;
-use lamina_core::layer::MalformedPolicy;
+use lamina_core::layer::{MalformedPolicy, Name};
 use lamina_core::packet::HEADROOM;
 use lamina_core::switch::PortId;
 use lamina_core::time::Instant;
 
-use super::counters::DropSite;
-use super::port::{Entry, Outcome, Plan};
-use super::{Oracle, Received, action, reply, transpose};
+use super::counters::{DropSite, Selected};
+use super::port::{Entry, Outcome, Plan, Port};
+use super::{Oracle, Punted, Received, action, reply, transpose};
 use crate::wire::{Frame, Header, decode, decode_opaque, internet_checksum};
 
 /// A frame on its way, with the length at which it had all its headroom.
@@ -48,11 +48,39 @@ struct Side {
 }
 
 impl Oracle {
+    /// Says whether controllers listen to punted packets. Nothing that is cached answers for what was before.
+    pub fn set_heard(&mut self, is_heard: bool) {
+        let has_changed = self.is_heard != is_heard;
+        self.is_heard = is_heard;
+        for port in self.ports.values_mut().filter(|_| has_changed) {
+            port.generation += u64::from(port.has_punts());
+        }
+    }
+
+    /// A controller sends on a frame that a rule of `layer` gave it.
+    pub fn send_on(
+        &mut self,
+        now: Instant,
+        (id, direction): (PortId, Direction),
+        layer: &Name,
+        frame: &[u8],
+    ) -> Received {
+        let mut received = Received::default();
+        let moving = Moving { bytes: frame.to_vec(), base_length: frame.len(), turns: 0 };
+        let ingress = match direction {
+            Direction::Outbound => id,
+            Direction::Inbound => self.uplinks.first().map_or(id, |uplink| uplink.id),
+        };
+        let side = Side { now, id, direction, ingress };
+        let first =
+            self.cross(side, Some(layer), moving, &mut received).map(|(way, moving)| (way, id, moving));
+        self.follow(now, first, &mut received);
+        received
+    }
+
     /// Processes one frame that was received on `from`.
     pub fn receive(&mut self, now: Instant, from: PortId, frame: &[u8]) -> Received {
         let mut received = Received::default();
-        // The last one waiting goes first: the order shows where one packet enters a port twice and leaves state there.
-        let mut waiting: Vec<(PortId, Direction, PortId, Moving)> = Vec::new();
         let moving = Moving { bytes: frame.to_vec(), base_length: frame.len(), turns: 0 };
         let first = if self.uplinks.iter().any(|uplink| uplink.id == from) {
             match self.way_in(from, frame) {
@@ -70,9 +98,16 @@ impl Oracle {
             }
         } else {
             let side = Side { now, id: from, direction: Direction::Outbound, ingress: from };
-            self.cross(side, moving, &mut received).map(|(way, moving)| (way, from, moving))
+            self.cross(side, None, moving, &mut received).map(|(way, moving)| (way, from, moving))
         };
-        let mut next = first;
+        self.follow(now, first, &mut received);
+        received
+    }
+
+    /// Follows a frame from where it was sent first, `next`, to where it ends.
+    fn follow(&mut self, now: Instant, mut next: Option<(Way, PortId, Moving)>, received: &mut Received) {
+        // The last one waiting goes first: the order shows where one packet enters a port twice and leaves state there.
+        let mut waiting: Vec<(PortId, Direction, PortId, Moving)> = Vec::new();
         loop {
             if let Some((way, at, moving)) = next.take() {
                 match way {
@@ -104,13 +139,19 @@ impl Oracle {
                 continue;
             }
             let side = Side { now, id: to, direction, ingress };
-            next = self.cross(side, moving, &mut received).map(|(way, moving)| (way, to, moving));
+            next = self.cross(side, None, moving, received).map(|(way, moving)| (way, to, moving));
         }
-        received
     }
 
-    /// Lets a frame cross one side of a port; `None` when it ended there.
-    fn cross(&mut self, side: Side, moving: Moving, received: &mut Received) -> Option<(Way, Moving)> {
+    /// Lets a frame cross one side of a port, all layers or those behind the named one; `None` when it ended there.
+    fn cross(
+        &mut self,
+        side: Side,
+        behind: Option<&Name>,
+        moving: Moving,
+        received: &mut Received,
+    ) -> Option<(Way, Moving)> {
+        let is_heard = self.is_heard;
         let port = self.ports.get_mut(&side.id)?;
         port.purge(side.now);
         let Some(policy) = port.policy.clone() else {
@@ -133,14 +174,30 @@ impl Oracle {
                 return None;
             }
         };
+        let count = policy.layers.len();
+        let (first, end) = match behind {
+            None => (0, count),
+            Some(behind) => {
+                let place = policy.layers.iter().position(|layer| layer.name == *behind);
+                let Some(place) = place else {
+                    port.counters.dropped(DropReason::PuntLayerGone);
+                    let site = DropSite::new(DropReason::PuntLayerGone, side.direction, None);
+                    port.count_drop(site, moving.bytes.len());
+                    received.drops.push((side.id, DropReason::PuntLayerGone));
+                    return None;
+                };
+                if side.direction == Direction::Outbound { (place + 1, count) } else { (0, place) }
+            }
+        };
         let mut entry = Entry {
             frame,
             direction: side.direction,
             ingress: side.ingress.0,
             now: side.now,
-            first: 0,
-            end: policy.layers.len(),
+            first,
+            end,
             declined: 0,
+            is_heard,
         };
         let mut plan = port.walk(&policy, &self.tables, &entry);
         while let Outcome::Reply(reply, _) = &plan.outcome
@@ -153,8 +210,11 @@ impl Oracle {
             Outcome::Drop(reason) => Err(reason),
             Outcome::Forward | Outcome::Turn(_) => {
                 // What a responder declined is remembered as no flow: the next packet may ask for something else.
-                let is_flow = entry.declined == 0;
+                let is_flow = entry.declined == 0 && behind.is_none();
                 self.send(side, &entry, &plan, &moving, is_flow, received)
+            }
+            Outcome::Punt(punt, _) => {
+                return self.punt(side, &entry, &plan, &moving, &punt, received);
             }
             Outcome::Reply(reply, layer) => {
                 return self.reply(side, &entry, &plan, moving, (reply, layer), received);
@@ -233,6 +293,43 @@ impl Oracle {
         Ok((way, Moving { bytes, ..moving.clone() }))
     }
 
+    /// Gives a packet to a controller, if the port may.
+    fn punt(
+        &mut self,
+        side: Side,
+        entry: &Entry,
+        plan: &Plan,
+        moving: &Moving,
+        punt: &Punt,
+        received: &mut Received,
+    ) -> Option<(Way, Moving)> {
+        let whole = plan.frame.encode();
+        if whole.len() > moving.base_length + HEADROOM {
+            return self.settle(side, entry, plan, Err(DropReason::NoHeadroom), moving, received);
+        }
+        let port = self.ports.get_mut(&side.id)?;
+        let guest_side = match side.direction {
+            Direction::Outbound => moving.bytes.len(),
+            Direction::Inbound => whole.len(),
+        };
+        if let Err(reason) = port.refuse(plan, guest_side, side.now) {
+            return self.settle(side, entry, plan, Err(reason), moving, received);
+        }
+        if !port.may_punt(side.now) {
+            let plan = Port::dropped_at_end(plan, DropReason::PuntLimit);
+            return self.settle(side, entry, &plan, Err(DropReason::PuntLimit), moving, received);
+        }
+        port.commit(entry, plan, guest_side);
+        if let Some(Selected::Rule(rule)) = Port::ended_by(plan) {
+            let frame = whole[..whole.len().min(punt.max_bytes as usize)].to_vec();
+            let (port, direction, length) = (side.id, side.direction, whole.len());
+            received.cut.insert(frame.clone(), whole);
+            received.punted.push(Punted { port, direction, rule: rule.clone(), frame, length });
+        }
+        self.copy(side, plan, moving.bytes.len(), received);
+        None
+    }
+
     /// Answers a packet; the answer crosses the layers that the packet crossed, the other way.
     fn reply(
         &mut self,
@@ -243,6 +340,7 @@ impl Oracle {
         (kind, layer): (Reply, usize),
         received: &mut Received,
     ) -> Option<(Way, Moving)> {
+        let is_heard = self.is_heard;
         let policy = self.ports.get(&side.id)?.policy.clone()?;
         let asked = plan.frame.encode();
         // The request stands in the packet's buffer as the layers left it before it can be answered.
@@ -261,7 +359,7 @@ impl Oracle {
             Direction::Outbound => moving.bytes.len(),
             Direction::Inbound => bytes.len(),
         };
-        let end = entry.end;
+        let end = policy.layers.len();
         if let Err(reason) = port.refuse(plan, guest_side, side.now) {
             return self.settle(side, entry, plan, Err(reason), &moving, received);
         }
@@ -281,6 +379,7 @@ impl Oracle {
             first,
             end,
             declined: 0,
+            is_heard,
         };
         let plan = port.walk(&policy, &self.tables, &entry);
         // An answer may need a larger buffer than its request had.
@@ -288,6 +387,9 @@ impl Oracle {
         let result = match plan.outcome {
             Outcome::Drop(reason) => Err(reason),
             Outcome::Reply(..) => Err(DropReason::CannotRespond),
+            Outcome::Punt(ref punt, _) => {
+                return self.punt(back, &entry, &plan, &moving, punt, received);
+            }
             Outcome::Forward | Outcome::Turn(_) => self.send(back, &entry, &plan, &moving, false, received),
         };
         self.settle(back, &entry, &plan, result, &moving, received)

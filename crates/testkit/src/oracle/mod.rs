@@ -57,6 +57,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lamina_core::drop_reason::DropReason;
+use lamina_core::flow::Direction;
 use lamina_core::layer::{Name, Policy};
 use lamina_core::resource::{MappingChange, MappingTable};
 use lamina_core::switch::{PortConfig, PortId, Underlay, UplinkConfig};
@@ -75,6 +76,8 @@ pub struct Oracle {
     multicast: Vec<PortId>,
     underlay: Underlay,
     tables: Tables,
+    /// Controllers listen to punted packets.
+    is_heard: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -92,10 +95,27 @@ pub struct Received {
     pub transmit: Vec<(PortId, Vec<u8>)>,
     /// Copies that were cut, each with what it was before.
     pub cut: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Packets that controllers get.
+    pub punted: Vec<Punted>,
     /// Drops, with the port or uplink that counts them.
     pub drops: Vec<(PortId, DropReason)>,
     /// Underlay addresses that must be resolved.
     pub resolve: Vec<IpAddr>,
+}
+
+/// A packet for a controller.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Punted {
+    /// The port.
+    pub port: PortId,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The rule.
+    pub rule: RuleName,
+    /// The frame as it stands, as far as the rule sends it.
+    pub frame: Vec<u8>,
+    /// The length of all of it.
+    pub length: usize,
 }
 
 /// A pair of layer flows that lives.
@@ -116,7 +136,7 @@ impl Oracle {
     pub fn new(seed: u64) -> Self {
         let (ports, uplinks) = (BTreeMap::new(), Vec::new());
         let (multicast, underlay, tables) = (Vec::new(), Underlay::default(), Tables::default());
-        Oracle { seed, ports, uplinks, multicast, underlay, tables }
+        Oracle { seed, ports, uplinks, multicast, underlay, tables, is_heard: false }
     }
 
     /// Adds a port, which drops everything until its first policy is published.

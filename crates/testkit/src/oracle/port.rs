@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lamina_core::action::{Limiter, Mirror, Reply};
+use lamina_core::action::{Action, Limiter, Mirror, Punt, Reply};
 use lamina_core::drop_reason::DropReason;
 use lamina_core::flow::{Direction, Fragment, Value};
 use lamina_core::layer::{ContextDirection, DefaultAction, Layer, Name, Policy, ReverseTunnel, Rule};
@@ -42,7 +42,14 @@ pub(super) struct Port {
     next_id: u64,
     pub(super) counters: Counters,
     pub(super) drop_sites: BTreeMap<DropSite, Tally>,
+    /// How much of what it may send to controllers is used, in nanoseconds, and when it was.
+    punted: (u64, Instant),
 }
+
+/// Time in which a port may send one more packet to controllers, in nanoseconds,
+const PUNT: u64 = 1_000_000;
+/// and how many at once.
+const MOST_PUNTS: u64 = 256;
 
 /// What is remembered of a flow.
 #[derive(Clone, Debug)]
@@ -106,6 +113,8 @@ pub(super) struct Entry {
     pub(super) end: usize,
     /// How many responders on the way leave the packet to others.
     pub(super) declined: usize,
+    /// Controllers listen to punted packets.
+    pub(super) is_heard: bool,
 }
 
 /// What a walk found.
@@ -136,6 +145,8 @@ pub(super) enum Outcome {
     Reply(Reply, usize),
     /// The walk in the other direction starts, of the same port or of this one.
     Turn(Option<PortId>),
+    /// The controller of the layer of this index gets it.
+    Punt(Punt, usize),
 }
 
 /// One layer's answer.
@@ -160,6 +171,7 @@ impl Port {
             next_id: 0,
             counters: Counters::default(),
             drop_sites: BTreeMap::new(),
+            punted: (0, Instant(0)),
         }
     }
 
@@ -241,6 +253,10 @@ impl Port {
                     walk.plan.outcome = Outcome::Turn(to);
                     break;
                 }
+                Ok(End::Punt(punt)) => {
+                    walk.plan.outcome = Outcome::Punt(punt, index);
+                    break;
+                }
                 Err((reason, selected, by)) => {
                     walk.plan.outcome = Outcome::Drop(reason);
                     walk.plan.dropped_by = Some(by);
@@ -307,6 +323,38 @@ impl Port {
         if self.refused_by.is_some() { Err(DropReason::Limited) } else { Ok(()) }
     }
 
+    /// True when a rule gives packets to a controller.
+    pub(super) fn has_punts(&self) -> bool {
+        let layers = self.policy.iter().flat_map(|policy| &policy.layers);
+        let mut groups = layers.flat_map(|layer| layer.inbound.iter().chain(layer.outbound.iter()));
+        groups.any(|group| group.rules.iter().any(|rule| matches!(rule.action, Action::Punt(_))))
+    }
+
+    /// Takes one of the packets that the port may send to controllers; false when none is left.
+    pub(super) fn may_punt(&mut self, now: Instant) -> bool {
+        let (used, then) = self.punted;
+        let left_over = used.saturating_sub((now - then).0);
+        let is_left = left_over + PUNT <= MOST_PUNTS * PUNT;
+        self.punted = (left_over + if is_left { PUNT } else { 0 }, now);
+        is_left
+    }
+
+    /// The plan of a packet that is dropped after all by the rule that would have sent it to its controller.
+    pub(super) fn dropped_at_end(plan: &Plan, reason: DropReason) -> Plan {
+        let last = plan.selected.last().cloned();
+        Plan {
+            outcome: Outcome::Drop(reason),
+            dropped_by: last.clone(),
+            selected: last.into_iter().collect(),
+            ..plan.clone()
+        }
+    }
+
+    /// Who ended the walk.
+    pub(super) fn ended_by(plan: &Plan) -> Option<&Selected> {
+        plan.selected.last()
+    }
+
     /// Remembers that the flow of `entry` was forwarded in `conversation` under today's policy.
     pub(super) fn remember(&mut self, entry: &Entry, plan: &Plan, conversation: Option<u64>) {
         let name = self.flow_name(entry);
@@ -350,8 +398,11 @@ impl Port {
         if reason == DropReason::Blocked {
             let rechecked = plan.moved.iter().map(|(id, _)| id).chain(&plan.revoked);
             over.extend(rechecked.filter_map(|id| self.pairs.get(id)).map(|pair| pair.conversation));
-            let name = self.flow_name(entry);
-            if let Some(flow) = self.remembered.remove(&name)
+            // An answer on its way back, and a packet that a controller sends on, are no packets of a flow.
+            let layers = self.policy.as_ref().map_or(0, |policy| policy.layers.len());
+            let is_of_flow = (entry.first, entry.end) == (0, layers);
+            let name = is_of_flow.then(|| self.flow_name(entry));
+            if let Some(flow) = name.and_then(|name| self.remembered.remove(&name))
                 && (flow.generation < self.generation
                     || flow.readings.iter().any(|reading| !tables.is_as_read(reading)))
             {
@@ -409,6 +460,7 @@ enum End {
     None,
     Reply(Reply),
     Turn(Option<PortId>),
+    Punt(Punt),
 }
 
 type Dropped = (DropReason, Option<Selected>, Selected);
@@ -457,6 +509,9 @@ impl Walk<'_> {
         {
             self.plan.copies.push((mirror, self.plan.frame.clone(), selected.clone()));
         }
+        if effect.punt.is_some() && !self.entry.is_heard {
+            return Err((DropReason::PuntWithoutController, Some(selected.clone()), selected));
+        }
         self.metadata.extend(effect.metadata);
         if effect.reply.is_none() {
             match transpose::apply(&effect.ops, &self.plan.frame) {
@@ -465,10 +520,11 @@ impl Walk<'_> {
             }
         }
         self.plan.selected.push(selected);
-        Ok(match (effect.reply, effect.turn) {
-            (Some(reply), _) => End::Reply(reply),
-            (None, Some(to)) => End::Turn(to),
-            (None, None) => End::None,
+        Ok(match (effect.reply, effect.turn, effect.punt) {
+            (Some(reply), _, _) => End::Reply(reply),
+            (None, Some(to), _) => End::Turn(to),
+            (None, None, Some(punt)) => End::Punt(punt),
+            (None, None, None) => End::None,
         })
     }
 
@@ -514,6 +570,7 @@ impl Walk<'_> {
             reply: None,
             reading: rule.reading.clone(),
             turn: None,
+            punt: None,
         };
         Some(Answer { selected: Selected::Rule(rule.name), effect })
     }
@@ -558,7 +615,7 @@ impl Walk<'_> {
         }
         let effect = action::act(&rule.action, &self.plan.frame, self.sources(), self.port.seed)
             .map_err(|reason| (reason, Some(selected.clone()), selected.clone()))?;
-        if let (Some(state), Some(key), (None, None)) = (rule.state, key, (&effect.reply, effect.turn)) {
+        if let (Some(state), Some(key), false) = (rule.state, key, effect.ends()) {
             let tunnels = state.reverse_tunnel == ReverseTunnel::Restore;
             self.create(layer, key, pair_rule(name, rule, &effect), &effect.ops, tunnels)
                 .map_err(|reason| (reason, Some(selected.clone()), selected.clone()))?;

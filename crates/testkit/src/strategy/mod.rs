@@ -94,6 +94,15 @@ pub enum Step {
     Multicast(bool),
     /// The underlay changes.
     Underlay(usize),
+    /// Controllers begin to listen to punted packets, or no more.
+    Hear(bool),
+    /// A controller sends on a packet that it got.
+    SendOn {
+        /// Which, counted back from the last one.
+        back: usize,
+        /// A change of it.
+        tweak: Tweak,
+    },
 }
 
 fn filters() -> impl Strategy<Value = FlowFilter> {
@@ -146,6 +155,8 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Captures),
         1 => any::<bool>().prop_map(Step::Multicast),
         1 => (0usize..universe::VARIANTS).prop_map(Step::Underlay),
+        2 => prop::bool::weighted(0.8).prop_map(Step::Hear),
+        3 => (0usize..3, packet::tweaks()).prop_map(|(back, tweak)| Step::SendOn { back, tweak }),
     ]
 }
 

@@ -277,6 +277,8 @@ pub(super) fn actions() -> impl Strategy<Value = Action> {
         ].prop_map(Action::Respond),
         1 => turning_points().prop_map(|port| Action::Hairpin(Hairpin { port })),
         2 => mirrors().prop_map(Action::Mirror),
+        2 => prop_oneof![1 => Just(64u32), 4 => Just(2048)]
+            .prop_map(|max_bytes| Action::Punt(Punt { queue: "q".into(), max_bytes })),
     ]
 }
 

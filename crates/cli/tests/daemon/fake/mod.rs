@@ -208,6 +208,7 @@ impl Host for Service {
                 packet: packet(),
                 length: packet().len() as u32,
                 queue: "slow".into(),
+                group: "in".into(),
                 ..event(2, EventKind::Punt)
             },
             Event { table: "unified flows".into(), limit: 1024, ..event(3, EventKind::Limit) },

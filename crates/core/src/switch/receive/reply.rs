@@ -54,7 +54,7 @@ impl Crossing<'_> {
         let back = self.direction.opposite();
         let (first_layer, end_layer) = match self.direction {
             Direction::Outbound => (0, layer),
-            Direction::Inbound => (layer + 1, entry.end_layer),
+            Direction::Inbound => (layer + 1, program.layers.len()),
         };
         let crossing = Crossing { direction: back, ingress: self.id, ..*self };
         let entry = Entry {
@@ -63,6 +63,7 @@ impl Crossing<'_> {
             ingress: self.id.0,
             now: self.now,
             mappings: self.mappings,
+            punts: &self.interests.punts,
             first_layer,
             end_layer,
             declined: 0,
@@ -90,6 +91,10 @@ impl Crossing<'_> {
                 Fate::Drop
             }
             Planned::Reply(..) => self.refuse(port, &plan, &lost, DropReason::CannotRespond),
+            Planned::Punt(ref punt) => {
+                let punt = punt.clone();
+                self.punt(port, packet, parsed, (entry, plan), &punt, output)
+            }
             Planned::Forward | Planned::Turn(_) => {
                 let copies = plan_copies(self.fabric, &entry.headers, &plan.copies);
                 let copied = Copied::make(&copies, packet, parsed, output);
