@@ -12,6 +12,8 @@
 //! | [`memory`] | another end in the same process: tests, benches |
 //! | [`pcap`] | a capture file; they can be recorded to one |
 //! | [`fault`] | another backend, less reliably |
+//!
+//! Beside them, for the same reason here: [`namespace`]s, and how threads are scheduled ([`schedule`]).
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
@@ -24,6 +26,7 @@ pub mod memory;
 pub mod namespace;
 pub mod pcap;
 mod pool;
+pub mod schedule;
 pub mod tap;
 mod vnet;
 

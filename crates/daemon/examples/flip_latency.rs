@@ -63,6 +63,7 @@ fn measure(host: &Host, compiler: &mut Compiler, ports: &[PortId], flips: usize)
             let start = Clock::now();
             host.flip(programs)?;
             times.push(start.elapsed());
+            drop(compiler.collect());
             std::thread::sleep(Duration::from_micros(200));
         }
         times.sort();

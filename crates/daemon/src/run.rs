@@ -11,9 +11,10 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use lamina_backend::af_packet::{AfPacket, AfPacketConfig};
+use lamina_backend::schedule::take_short_slices;
 use lamina_core::switch::{PortId, SwitchConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::{Accounts, Config, PollingMode};
 use crate::control::{self, Interfaces, Shared, Store};
@@ -90,6 +91,10 @@ async fn serve(
     });
     tokio::pin!(serving, told);
     notify(&format!("READY=1\nSTATUS=serving {}", config.socket.display()));
+    // This thread serves the API from here on; threads that it started before keep theirs.
+    if let Err(error) = take_short_slices(control::SLICE) {
+        debug!("requests may have to wait for the processor: {error}");
+    }
     info!(socket = %config.socket.display(), after = ?begin.elapsed(), "ready");
     let mut config = config;
     let ended = loop {

@@ -178,6 +178,7 @@ impl Bed {
             self.now = self.now + Duration::from_seconds(1);
             self.switch.sweep(self.now);
         }
+        drop(self.compiler.collect());
     }
 
     fn check(&mut self) {

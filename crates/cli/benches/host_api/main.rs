@@ -14,7 +14,9 @@ mod policy;
 mod rig;
 mod traffic;
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -94,6 +96,9 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         figures::time(took)
     );
 
+    let every = Duration::from_micros(arguments.every);
+    println!("the disk alone, 4 KiB written and its word asked for: {}", disk(&folder, every)?);
+
     let traffic = match arguments.packets {
         0 => None,
         rate => Some(Traffic::start(&network, rate, arguments.flows)?),
@@ -136,6 +141,27 @@ async fn change_rules(arguments: &Arguments, client: &mut Client) -> Result<(Tim
         tokio::time::sleep(every.saturating_sub(begin.elapsed())).await;
     }
     Ok((calls, within))
+}
+
+/// How long the disk takes to say that a block is there, which a durable change cannot be quicker than.
+fn disk(folder: &Path, every: Duration) -> Result<Times> {
+    const BLOCK: usize = 4096;
+    const BLOCKS: usize = 256;
+    let path = folder.join(format!("lamina-bench-{}.block", std::process::id()));
+    let file = File::create(&path)?;
+    // What is measured changes nothing but bytes.
+    file.write_all_at(&[1; BLOCK * BLOCKS], 0)?;
+    file.sync_all()?;
+    let mut times = Times::default();
+    for number in 0..1000 {
+        let begin = Instant::now();
+        file.write_all_at(&[2; BLOCK], (number % BLOCKS * BLOCK) as u64)?;
+        file.sync_data()?;
+        times.add(begin.elapsed());
+        std::thread::sleep(every.saturating_sub(begin.elapsed()));
+    }
+    fs::remove_file(path)?;
+    Ok(times)
 }
 
 /// A measurement in which nothing flowed, or something was lost, is none.

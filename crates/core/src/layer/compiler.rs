@@ -8,6 +8,9 @@
 //! what both have in common is shared, and a switch that runs that one installs this one in a time that does not
 //! depend on how many rules there are. So a program that is not to be installed (a dry run) should be dropped before
 //! the next one is compiled; if it is not, nothing goes wrong, but the next install carries all counts by name.
+//!
+//! Compiling frees nothing: what is no longer used may be large, and somebody waits for what is new. Whoever compiles takes
+//! it when there is time ([`Compiler::collect`]).
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -61,20 +64,22 @@ impl Compiler {
     /// Takes as long as what differs from the port's program before: rules that are shared with it are not looked at.
     pub fn compile(&mut self, port: PortId, policy: &Policy) -> Result<Arc<Program>, CompileError> {
         let programs = self.programs.entry(port).or_default();
-        programs.retain(|program| Arc::strong_count(program) > 1);
-        let program = Program::compile(policy, programs.last(), &mut self.cache).map_err(CompileError)?;
+        let predecessor = programs.iter().rev().find(|program| Arc::strong_count(program) > 1);
+        let program = Program::compile(policy, predecessor, &mut self.cache).map_err(CompileError)?;
         let program = Arc::new(program);
         programs.push(program.clone());
         Ok(program)
     }
 
-    /// Frees programs that nothing else holds any more. Compiling does so for its port; this is for the time after the
-    /// last one was replaced, or after ports were removed.
-    pub fn collect(&mut self) {
+    /// Hands out the programs that nothing else holds any more: dropping them frees them, which takes as long as what
+    /// nobody shares with them is large. To be called after programs were replaced, else they pile up.
+    pub fn collect(&mut self) -> Vec<Arc<Program>> {
+        let mut unused = Vec::new();
         self.programs.retain(|_, programs| {
-            programs.retain(|program| Arc::strong_count(program) > 1);
+            unused.extend(programs.extract_if(.., |program| Arc::strong_count(program) == 1));
             !programs.is_empty()
         });
+        unused
     }
 
     /// Folds the edits of `list`, the rules of a group with `selection`, into a new base and compiles that: the long

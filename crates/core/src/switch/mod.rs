@@ -251,7 +251,9 @@ impl Switch {
             return Err(PublishError::NoSuchPort);
         }
         let program = self.compiler.compile(id, &policy).map_err(|error| PublishError::Invalid(error.0))?;
-        Ok(self.install(id, program)?.generation)
+        let generation = self.install(id, program)?.generation;
+        drop(self.compiler.collect());
+        Ok(generation)
     }
 
     /// Makes port `id` run `program`, which was compiled for it. Conversations that it still allows go on.

@@ -41,8 +41,9 @@ impl ChangeLog {
         ChangeLog { kept: Mutex::new(kept), newest: watch::Sender::new(revision) }
     }
 
-    /// Adds what the transaction of `revision` changed.
-    pub fn add(&self, revision: u64, changes: Changes) {
+    /// Adds what the transaction of `revision` changed. Returns what is no longer kept for it.
+    pub fn add(&self, revision: u64, changes: Changes) -> Vec<Changes> {
+        let mut forgotten = Vec::new();
         {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.changes += changes.len();
@@ -51,9 +52,11 @@ impl ChangeLog {
                 let Some((revision, gone)) = kept.transactions.pop_front() else { break };
                 kept.changes -= gone.len();
                 kept.forgotten = revision;
+                forgotten.push(gone);
             }
         }
         self.newest.send_replace(revision);
+        forgotten
     }
 
     /// What has happened after `revision`.
@@ -88,14 +91,14 @@ mod tests {
     #[test]
     fn what_came_after_a_revision_is_told_or_known_to_be_forgotten() {
         let log = ChangeLog::new(10);
-        log.add(11, changes(2));
-        log.add(12, changes(1));
+        assert!(log.add(11, changes(2)).is_empty());
+        assert!(log.add(12, changes(1)).is_empty());
         let Since::Transactions(all) = log.since(10) else { panic!("they are kept") };
         assert_eq!(all.iter().map(|(revision, _)| *revision).collect::<Vec<_>>(), [11, 12]);
         let Since::Transactions(none) = log.since(12) else { panic!("they are kept") };
         assert!(none.is_empty());
         assert!(matches!(log.since(9), Since::Forgotten));
-        log.add(13, changes(KEPT));
+        assert_eq!(log.add(13, changes(KEPT)).len(), 2, "what is forgotten comes back");
         assert!(matches!(log.since(11), Since::Forgotten), "the log is bounded");
         assert!(matches!(log.since(12), Since::Transactions(_)));
         assert!(log.occupancy().0 <= KEPT);

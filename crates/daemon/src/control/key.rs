@@ -3,9 +3,13 @@
 //! Keys sort by kind, then by name, so that everything in a layer or group is one range. Names never contain control
 //! characters, so a zero byte separates them.
 
+use std::io::Write as _;
+
 use lamina_api::wire::{read, v1};
 use lamina_core::flow::Direction;
+use lamina_core::resource::MappingKey;
 
+use super::mapping::EntryName;
 use super::mistake::{Mistakes, mistake};
 
 /// The key of an object.
@@ -92,15 +96,15 @@ impl Key {
         Ok(Key(bytes))
     }
 
-    /// The key of the entry called `name`, which is made of an address, of the mapping table `table`, whose name was
-    /// checked.
-    pub fn of_entry(table: &str, name: &str) -> Key {
-        let mut bytes = Vec::with_capacity(table.len() + name.len() + 3);
+    /// The key of the entry for `entry` of the mapping table `table`, whose name was checked.
+    pub fn of_entry(table: &str, entry: &MappingKey) -> Key {
+        let mut bytes = Vec::with_capacity(table.len() + 24);
         bytes.push(v1::Kind::MappingEntry as u8);
-        for part in [table, name] {
-            bytes.extend_from_slice(part.as_bytes());
-            bytes.push(0);
-        }
+        bytes.extend_from_slice(table.as_bytes());
+        bytes.push(0);
+        // Writing to memory does not fail.
+        let _ = write!(bytes, "{}", EntryName(entry));
+        bytes.push(0);
         Key(bytes)
     }
 

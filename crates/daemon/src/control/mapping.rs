@@ -1,5 +1,6 @@
 //! Entries of mapping tables: they come by the hundred thousand and are read without detours.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use lamina_api::Mac;
@@ -9,21 +10,28 @@ use lamina_core::resource::{Mapping, MappingKey};
 
 use super::mistake::{Mistakes, mistake};
 
-/// An entry as meant, and its name in references: its address, with its tenant where that is not 0.
-pub fn read(entry: &v1::MappingEntry) -> Result<((MappingKey, Mapping), String), Mistakes> {
+/// An entry as meant.
+pub fn read(entry: &v1::MappingEntry) -> Result<(MappingKey, Mapping), Mistakes> {
     match quick(entry) {
-        Some(meant) => {
-            let name = match meant.0.tenant {
-                0 => meant.0.address.to_string(),
-                tenant => format!("{}@{tenant}", meant.0.address),
-            };
-            Ok((meant, name))
-        }
+        Some(meant) => Ok(meant),
         // The document's decoder says what is wrong with it.
         None => match wire::mapping_entry(entry) {
             Err(error) => Err(error.into()),
             Ok(_) => Err(mistake("bad-value", "the entry is not readable", "see its address and MAC").into()),
         },
+    }
+}
+
+/// The name of the entry with `key` in references: its address, with its tenant where that is not 0.
+pub struct EntryName<'a>(pub &'a MappingKey);
+
+impl fmt::Display for EntryName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MappingKey { tenant, address } = self.0;
+        match tenant {
+            0 => write!(f, "{address}"),
+            tenant => write!(f, "{address}@{tenant}"),
+        }
     }
 }
 
@@ -64,7 +72,8 @@ mod tests {
             entry("10.0.0.2", "02:00:00:00:00:02", Some("192.168.1.2"), None),
             entry("fd00::2", "02:00:00:00:00:02", None, Some(9)),
         ] {
-            let ((key, mapping), name) = read(&good).unwrap();
+            let (key, mapping) = read(&good).unwrap();
+            let name = EntryName(&key).to_string();
             let decoded = wire::mapping_entry(&good).unwrap().value;
             assert_eq!((key.tenant, key.address), (decoded.tenant, decoded.address.value));
             assert_eq!((mapping.mac.0, mapping.remote), (decoded.mac.0, decoded.remote));

@@ -6,6 +6,7 @@
 //! | `draft` | operations on copies of the state and the store |
 //! | `state` | what runs, as the control thread knows it |
 //! | `store` | what controllers asked for, on disk |
+//! | `journal` | small transactions on their way there |
 //! | `key` | references to objects |
 //! | `mapping` | entries of mapping tables |
 //! | `rights` | who may be which controller |
@@ -15,7 +16,9 @@
 //! | `devices` | how ports get their devices |
 //! | `mistake` | what is wrong with a request |
 //! | `warnings` | what is allowed and probably not meant |
-//! | `rebuild` | large rule lists made anew beside the transactions |
+//! | `rebuild` | large rule lists made anew beside the transactions, and what they replace freed |
+//! | `housekeeper` | the thread for what may wait |
+//! | `laps` | how long the parts of a transaction took |
 //!
 //! A transaction is (1) drafted: every operation is checked and carried out on copies; (2) compiled; (3) made durable;
 //! (4) flipped: all workers run it from their next breath on; (5) acknowledged. Up to (3) nothing has happened and
@@ -28,7 +31,10 @@ mod changes;
 mod devices;
 mod draft;
 mod events;
+mod housekeeper;
+mod journal;
 pub mod key;
+mod laps;
 mod mapping;
 mod mistake;
 mod rebuild;
@@ -52,14 +58,17 @@ use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 use lamina_api::wire::v1;
+use lamina_backend::schedule::take_short_slices;
 use lamina_core::layer::{Compiler, Name, Program};
 use lamina_core::resource::{MappingChange, MappingTable};
 use lamina_core::switch::PortId;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::convert::PortIds;
 use crate::host::{Host, Placement};
 use draft::{Draft, MappingEdit, Outcome};
+use housekeeper::Housekeeper;
+use laps::Laps;
 use relay::Relay;
 
 /// Changes that an answer lists.
@@ -68,6 +77,10 @@ const LISTED_CHANGES: usize = 1000;
 const TICK: Duration = Duration::from_millis(500);
 /// Transactions that wait for the thread.
 const QUEUE: usize = 64;
+/// What the thread asks of the processor at once: a transaction of one rule needs less.
+pub(crate) const SLICE: Duration = Duration::from_micros(200);
+/// Changes of a mapping table that a worker makes between two batches of packets.
+const MAPPINGS_AT_ONCE: usize = 2_048;
 
 /// What the control thread shares with everybody who reads.
 pub struct Shared {
@@ -100,8 +113,10 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_state(&self, state: State) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+    /// Replaces what runs; returns what ran.
+    fn set_state(&self, state: State) -> Arc<State> {
+        let state = Arc::new(state);
+        std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state)
     }
 
     /// The devices that ports are attached to, by port, or why one that is there could not be attached.
@@ -199,6 +214,8 @@ pub struct Control {
     /// Ports of the host, with the device that each is attached to.
     attached: BTreeMap<Name, Option<devices::Device>>,
     rebuilds: rebuild::Rebuilds,
+    /// There was no transaction since the last tick.
+    is_idle: bool,
     /// Tells events for as long as the thread lives.
     _relay: Relay,
 }
@@ -234,6 +251,7 @@ pub fn start(
         devices: RwLock::default(),
     });
     let relay = Relay::start(shared.clone(), rings).map_err(ApplyError::Thread)?;
+    let housekeeper = Housekeeper::start().map_err(ApplyError::Thread)?;
     let (sender, commands) = mpsc::sync_channel(QUEUE);
     let mut control = Control {
         shared: shared.clone(),
@@ -243,7 +261,8 @@ pub fn start(
         compiler: Compiler::new(),
         devices,
         attached: BTreeMap::new(),
-        rebuilds: rebuild::Rebuilds::new(sender.clone()),
+        rebuilds: rebuild::Rebuilds::new(sender.clone(), housekeeper),
+        is_idle: true,
         _relay: relay,
     };
     control.restore();
@@ -253,23 +272,40 @@ pub fn start(
 impl Control {
     /// Serves until it is told to stop.
     pub fn run(mut self) {
+        if let Err(error) = take_short_slices(SLICE) {
+            debug!("transactions may have to wait for the processor: {error}");
+        }
         let mut next_tick = Instant::now() + TICK;
         loop {
             let wait = next_tick.saturating_duration_since(Instant::now());
             match self.commands.recv_timeout(wait) {
                 Ok(Command::Apply(request, answer)) => {
+                    self.is_idle = false;
                     let result = self.apply(*request);
                     answer(result);
+                    self.tidy();
                     self.begin_rebuild();
                 }
-                Ok(Command::Rebuilt(done)) => self.finish_rebuild(*done),
-                Ok(Command::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Ok(Command::Rebuilt(done)) => self.finish_rebuild(done),
+                Ok(Command::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    self.checkpoint();
+                    return;
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= next_tick {
                 self.tick();
                 next_tick = Instant::now() + TICK;
             }
+        }
+    }
+
+    /// Has the store write out what only its journal has: the next start is quicker for it.
+    fn checkpoint(&self) {
+        if self.shared.store.needs_checkpoint()
+            && let Err(error) = self.shared.store.checkpoint()
+        {
+            warn!("the journal goes on: {error}");
         }
     }
 
@@ -298,8 +334,10 @@ impl Control {
 
     fn apply(&mut self, request: Request) -> Result<v1::ApplyReply, ApplyError> {
         let Request { controller, options, operations, arrived } = request;
+        let mut laps = Laps::since(arrived);
         let rights = self.shared.rights();
-        let write = self.shared.store.write()?;
+        let shared = self.shared.clone();
+        let write = shared.store.write()?;
         let next = self.revision + 1;
         let (state, mut outcome, mistakes) = {
             let mut draft =
@@ -314,6 +352,7 @@ impl Control {
             draft.finish()?;
             (draft.state, draft.outcome, draft.mistakes)
         };
+        laps.end("draft");
         if !mistakes.is_empty() {
             write.abort()?;
             return Err(mistakes.into());
@@ -342,22 +381,30 @@ impl Control {
                 return Err(mistakes.into());
             }
         };
+        laps.end("compile");
         for name in &outcome.made {
             if let Some(port) = state.ports.get(name) {
                 write.put_port_id(name, port.id.0)?;
             }
         }
         write.commit(next)?;
+        laps.end("commit");
         // From here on nothing is refused any more.
         self.revision = next;
         self.state = state;
-        self.shared.set_state(self.state.clone());
+        let before = self.shared.set_state(self.state.clone());
         self.carry_out(&mut outcome, programs);
+        laps.end("flip");
         if outcome.changes.iter().any(is_about_mapping) {
             self.shared.events.look_again();
         }
         reply.effective_after = u64::try_from(arrived.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.shared.changes.add(next, Arc::new(outcome.changes));
+        self.rebuilds.add_due(outcome.due);
+        let waste = self.rebuilds.waste();
+        waste.count += outcome.changes.len();
+        waste.states.push(before);
+        waste.changes.append(&mut self.shared.changes.add(next, Arc::new(outcome.changes)));
+        laps.end("tell");
         Ok(reply)
     }
 
@@ -422,7 +469,7 @@ impl Control {
         }
         let scanned = self.shared.store.scan(&[v1::Kind::MappingEntry as u8], |key, object| {
             if let Some(v1::object::Content::MappingEntry(entry)) = &object.content
-                && let Ok((meant, _)) = mapping::read(entry)
+                && let Ok(meant) = mapping::read(entry)
                 && let Some(edit) = mappings.get_mut(&*key.reference().mapping)
                 && let Some(entries) = &mut edit.replace
             {
@@ -452,24 +499,30 @@ impl Control {
         let content = |entries| Arc::new(MappingTable::new(name.clone(), entries).on_miss(on_miss));
         let content = edit.replace.map(content);
         let changes: Arc<[MappingChange]> = edit.changes.into();
-        let (table, new_content, new_changes) = (name.clone(), content.clone(), changes.clone());
-        let told = self.shared.host.broadcast(move |_, switch, _| {
-            if switch.mapping(&table).is_none() || content.is_some() {
-                let empty = || Arc::new(MappingTable::new(table.clone(), []).on_miss(on_miss));
-                switch.replace_mapping(&content.clone().unwrap_or_else(empty))?;
-            }
-            switch.update_mapping(&table, &changes)
-        });
-        let declared = new_content.iter().flat_map(|content| content.iter().map(|(key, _)| key));
-        self.shared.events.answered(name, declared.chain(new_changes.iter().map(MappingChange::key)));
-        match told {
-            Ok(results) => {
-                for error in results.into_iter().filter_map(Result::err) {
-                    error!(mapping = &**name, "its entries are not in force: {error}");
+        // In pieces, between which the workers get to their packets. The first one also makes the table.
+        let mut from = 0;
+        while from < changes.len() || from == 0 {
+            let to = changes.len().min(from + MAPPINGS_AT_ONCE);
+            let (table, changes) = (name.clone(), changes.clone());
+            let content = content.clone().filter(|_| from == 0);
+            let told = self.shared.host.broadcast(move |_, switch, _| {
+                if switch.mapping(&table).is_none() || content.is_some() {
+                    let empty = || Arc::new(MappingTable::new(table.clone(), []).on_miss(on_miss));
+                    switch.replace_mapping(&content.clone().unwrap_or_else(empty))?;
                 }
+                switch.update_mapping(&table, &changes[from..to])
+            });
+            let results = told.unwrap_or_else(|error| {
+                error!(mapping = &**name, "its entries are not in force: {error}");
+                Vec::new()
+            });
+            for error in results.into_iter().filter_map(Result::err) {
+                error!(mapping = &**name, "its entries are not in force: {error}");
             }
-            Err(error) => error!(mapping = &**name, "its entries are not in force: {error}"),
+            from = to.max(1);
         }
+        let declared = content.iter().flat_map(|content| content.iter().map(|(key, _)| key));
+        self.shared.events.answered(name, declared.chain(changes.iter().map(MappingChange::key)));
     }
 
     fn make_port(&mut self, name: &Name) {
@@ -502,7 +555,11 @@ impl Control {
             }
         }
         self.attach_devices();
-        self.compiler.collect();
+        self.tidy();
+        // When there was no transaction since the last time, there is probably none waiting.
+        if std::mem::replace(&mut self.is_idle, true) {
+            self.checkpoint();
+        }
     }
 
     /// Opens the devices of ports that have none yet. What is in the way is logged when it is new, and told by the status.

@@ -1,25 +1,44 @@
-//! Large rule lists made anew, beside the transactions.
+//! Large rule lists made anew, beside the transactions; and what is no longer used, freed after the answer.
 //!
 //! A changed rule lies beside its list's base until so many do that the list should be made anew. That takes tens of
-//! milliseconds for tens of thousands of rules: a thread does it, while transactions go on and may change the list
-//! further; what they changed is carried over. One list at a time.
+//! milliseconds for tens of thousands of rules: the housekeeper does it, while transactions go on and may change the list
+//! further; what they changed is carried over. One list at a time. Which lists are due is known from the transactions that
+//! changed them: nothing here looks at what did not change.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use lamina_core::flow::Direction;
-use lamina_core::layer::{Compiler, Name, Rebuilt};
+use lamina_core::layer::{Compiler, Group, Name, Rebuilt};
 use tracing::{debug, error};
 
-use super::{Command, Control};
+use super::changes::Changes;
+use super::housekeeper::Housekeeper;
+use super::{Command, Control, State};
 
-/// The group whose rules are made anew.
-#[derive(Clone, Debug)]
-struct Place {
-    port: Name,
-    layer: Name,
-    direction: Direction,
-    group: Name,
+/// Objects that a transaction changed from which on what it replaced is freed elsewhere.
+const MANY: usize = 1_000;
+
+/// A group's place.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Place {
+    /// Its port.
+    pub port: Name,
+    /// Its layer.
+    pub layer: Name,
+    /// Its direction.
+    pub direction: Direction,
+    /// Its name.
+    pub group: Name,
+}
+
+impl Place {
+    /// The group that is there.
+    fn group<'a>(&self, state: &'a State) -> Option<&'a Group> {
+        let layer = state.ports.get(&self.port)?.layers.get(&self.layer)?;
+        layer.groups(self.direction).iter().find(|group| group.name == self.group)
+    }
 }
 
 /// A list that was made anew.
@@ -28,64 +47,106 @@ pub struct Done {
     rebuilt: Rebuilt,
 }
 
-/// Whether one is being made.
+/// What is to be made anew, and what is to be freed.
 pub struct Rebuilds {
     commands: SyncSender<Command>,
+    housekeeper: Housekeeper,
     is_running: bool,
+    /// Groups whose lists should be made anew, each once.
+    due: VecDeque<Place>,
+    /// What nobody uses any more, probably.
+    waste: Waste,
+}
+
+/// What a transaction replaced. Dropped before the answer it would be waited for.
+#[derive(Default)]
+pub struct Waste {
+    /// States that ran.
+    pub states: Vec<Arc<State>>,
+    /// Changes that are no longer kept.
+    pub changes: Vec<Changes>,
+    /// Lists that were replaced by the same on another base.
+    pub rebuilt: Option<Box<Done>>,
+    /// Objects that were changed.
+    pub count: usize,
 }
 
 impl Rebuilds {
-    /// None is; what is done comes by `commands`.
-    pub fn new(commands: SyncSender<Command>) -> Rebuilds {
-        Rebuilds { commands, is_running: false }
+    /// Nothing is due; what is done comes by `commands`.
+    pub fn new(commands: SyncSender<Command>, housekeeper: Housekeeper) -> Rebuilds {
+        Rebuilds { commands, housekeeper, is_running: false, due: VecDeque::new(), waste: Waste::default() }
+    }
+
+    /// These groups have so many edits that they should be made anew.
+    pub(super) fn add_due(&mut self, places: Vec<Place>) {
+        for place in places {
+            if !self.due.contains(&place) {
+                self.due.push_back(place);
+            }
+        }
+    }
+
+    /// What is to be freed after the answer.
+    pub(super) fn waste(&mut self) -> &mut Waste {
+        &mut self.waste
     }
 }
 
 impl Control {
+    /// Frees what was replaced, here when it is little. To be called after the answer.
+    pub(super) fn tidy(&mut self) {
+        let waste = std::mem::take(&mut self.rebuilds.waste);
+        let forgotten: usize = waste.changes.iter().map(|changes| changes.len()).sum();
+        let programs = self.compiler.collect();
+        if waste.count + forgotten >= MANY || waste.rebuilt.is_some() {
+            self.rebuilds.housekeeper.free((programs, waste));
+        }
+    }
+
     /// Has a list made anew that should be, unless another one is being made.
     pub(super) fn begin_rebuild(&mut self) {
-        if self.rebuilds.is_running {
-            return;
-        }
-        let ports = self.state.ports.iter();
-        let mut groups = ports.flat_map(|(port, state)| {
-            state.layers.iter().flat_map(move |(layer, state)| {
-                [Direction::Inbound, Direction::Outbound].into_iter().flat_map(move |direction| {
-                    state.groups(direction).iter().map(move |group| (port, layer, direction, group))
-                })
-            })
-        });
-        let Some((port, layer, direction, group)) = groups.find(|(.., group)| group.rules.should_rebuild())
-        else {
-            return;
-        };
-        let place = Place { port: port.clone(), layer: layer.clone(), direction, group: group.name.clone() };
-        let (list, selection) = (group.rules.clone(), group.selection);
-        let commands = self.rebuilds.commands.clone();
-        let started = std::thread::Builder::new().name("rebuild".into()).spawn(move || {
-            let rebuilt = Compiler::rebuild(&list, selection);
-            // It fails only when the daemon is stopping.
-            let _ = commands.send(Command::Rebuilt(Box::new(Done { place, rebuilt })));
-        });
-        match started {
-            Ok(_) => self.rebuilds.is_running = true,
-            Err(error) => error!("no thread to make a rule list anew: {error}"),
+        while !self.rebuilds.is_running
+            && let Some(place) = self.rebuilds.due.pop_front()
+        {
+            // It may be gone by now, or have been replaced.
+            let Some(group) = place.group(&self.state).filter(|group| group.rules.should_rebuild()) else {
+                continue;
+            };
+            let (list, selection, at) = (group.rules.clone(), group.selection, place.clone());
+            let commands = self.rebuilds.commands.clone();
+            let job = Box::new(move || {
+                let rebuilt = Compiler::rebuild(&list, selection);
+                // It fails only when the daemon is stopping.
+                let _ = commands.send(Command::Rebuilt(Box::new(Done { place: at, rebuilt })));
+            });
+            match self.rebuilds.housekeeper.hand(job) {
+                Ok(()) => self.rebuilds.is_running = true,
+                Err(_) => return self.rebuilds.due.push_front(place),
+            }
         }
     }
 
     /// Puts a list that was made anew in the place of the old one, with what changed meanwhile.
-    pub(super) fn finish_rebuild(&mut self, done: Done) {
+    pub(super) fn finish_rebuild(&mut self, done: Box<Done>) {
         self.rebuilds.is_running = false;
+        self.replace_rebuilt(&done);
+        self.rebuilds.waste.rebuilt = Some(done);
+        self.tidy();
+        self.begin_rebuild();
+    }
+
+    fn replace_rebuilt(&mut self, done: &Done) {
         let Done { place, rebuilt } = done;
         let Some(port) = self.state.ports.get_mut(&place.port) else { return };
         let port = Arc::make_mut(port);
         let Some(layer) = port.layers.get_mut(&place.layer) else { return };
         let groups = Arc::make_mut(layer).groups_mut(place.direction);
         let Some(group) = groups.iter_mut().find(|group| group.name == place.group) else { return };
-        let Some(list) = self.compiler.adopt(&rebuilt, &group.rules) else {
+        let Some(list) = self.compiler.adopt(rebuilt, &group.rules) else {
             debug!(?place, "the list was replaced while it was made anew");
             return;
         };
+        let is_due = list.should_rebuild();
         group.rules = list;
         match self.compiler.compile(port.id, &port.policy(&self.state.names)) {
             Ok(program) => {
@@ -95,7 +156,10 @@ impl Control {
             }
             Err(error) => error!(?place, "a rule list that was made anew does not compile: {error}"),
         }
-        self.shared.set_state(self.state.clone());
-        self.begin_rebuild();
+        let before = self.shared.set_state(self.state.clone());
+        self.rebuilds.waste.states.push(before);
+        if is_due {
+            self.rebuilds.add_due(vec![place.clone()]);
+        }
     }
 }

@@ -21,12 +21,16 @@ use lamina_core::switch::PortId;
 use crate::control::key::{self, Key};
 use crate::control::mapping;
 use crate::control::mistake::{Mistakes, mistake};
+use crate::control::rebuild;
 use crate::control::rights::Rights;
 use crate::control::state::{self, State};
-use crate::control::store::{Objects, StoreError};
+use crate::control::store::{Batch, Objects, StoreError};
 
 /// Rules changed in one group beyond which its list is made anew.
 const REBUILD_RULES: usize = 64;
+
+/// Objects from which on they are put in the order of their keys.
+const BULK: usize = 8;
 
 /// A group's place: port, layer, direction, name.
 type Place = (Name, Name, Direction, Name);
@@ -50,6 +54,10 @@ pub struct Draft<'w> {
     /// The revision that changed objects get.
     revision: u64,
     doomed: BTreeSet<Key>,
+    /// Objects that are put before anybody looks for them,
+    gathered: Batch,
+    /// and their places among the changes.
+    places: Vec<usize>,
     edits: HashMap<Place, GroupEdit>,
     /// Owners of layers that operations were about.
     layer_owners: HashMap<(Name, Name), Name>,
@@ -90,6 +98,8 @@ pub struct Outcome {
     pub mappings: BTreeMap<Name, MappingEdit>,
     /// Mapping tables that are removed.
     pub removed_mappings: Vec<Name>,
+    /// Groups whose rule lists should be made anew.
+    pub due: Vec<rebuild::Place>,
 }
 
 /// What happens to the entries of one mapping table.
@@ -111,6 +121,8 @@ impl<'w> Draft<'w> {
             owner,
             revision,
             doomed: BTreeSet::new(),
+            gathered: Batch::default(),
+            places: Vec::new(),
             edits: HashMap::new(),
             layer_owners: HashMap::new(),
             is_catalog_changed: false,
@@ -149,6 +161,14 @@ impl<'w> Draft<'w> {
     pub fn operation(&mut self, number: u32, operation: v1::Operation) -> Result<(), StoreError> {
         use v1::operation::Operation;
         self.operation = number;
+        let gathers = match &operation.operation {
+            Some(Operation::PutMappingEntries(put)) => !put.replace,
+            Some(Operation::PutRules(_)) => true,
+            _ => false,
+        };
+        if !gathers {
+            self.put_gathered_objects()?;
+        }
         let reads_names = !matches!(
             operation.operation,
             Some(Operation::PutResource(_) | Operation::PutMetadata(_) | Operation::PutMappingEntries(_))
@@ -217,11 +237,7 @@ impl<'w> Draft<'w> {
             content: Some(content),
         };
         let kind = match before {
-            Some(before)
-                if before.content == object.content
-                    && before.owner == object.owner
-                    && before.agents == object.agents =>
-            {
+            Some(before) if is_same(&before, &object) => {
                 self.outcome.unchanged += 1;
                 return Ok(false);
             }
@@ -231,6 +247,66 @@ impl<'w> Draft<'w> {
         self.objects.put(key, &object)?;
         self.change(kind, key, object);
         Ok(true)
+    }
+
+    /// Keeps `content` at `key` with what the next operations of the kind bring. Nothing may look for it before
+    /// [`Draft::put_gathered_objects`].
+    fn gather(&mut self, key: &Key, owner: &Name, content: v1::object::Content) {
+        let mut object = v1::Object {
+            r#ref: None,
+            owner: owner.to_string(),
+            revision: self.revision,
+            agents: Vec::new(),
+            content: Some(content),
+        };
+        self.gathered.add(key, &object);
+        object.r#ref = Some(key.reference());
+        // It has its place among the changes now; whether it is one turns out later.
+        self.places.push(self.outcome.changes.len());
+        let kind = v1::ChangeKind::Created as i32;
+        self.outcome.changes.push(v1::Change { kind, object: Some(object), revision: self.revision });
+    }
+
+    /// Keeps what was gathered. Many that are new are put in the order of their keys, which takes a fraction of the time.
+    fn put_gathered_objects(&mut self) -> Result<(), StoreError> {
+        let (batch, places) = (std::mem::take(&mut self.gathered), std::mem::take(&mut self.places));
+        let is_new = match batch.len() {
+            0..BULK => vec![false; batch.len()],
+            _ => self.objects.put_new(&batch)?,
+        };
+        let mut unchanged = Vec::new();
+        for (number, (place, is_new)) in places.into_iter().zip(is_new).enumerate() {
+            if is_new {
+                self.outcome.created += 1;
+                continue;
+            }
+            let key = Key::from_bytes(batch.key(number));
+            self.doomed.remove(&key);
+            let change = &mut self.outcome.changes[place];
+            let before = self.objects.get(&key)?;
+            match (before, &change.object) {
+                (Some(before), Some(object)) if is_same(&before, object) => {
+                    self.outcome.unchanged += 1;
+                    unchanged.push(place);
+                    continue;
+                }
+                (Some(_), _) => {
+                    change.kind = v1::ChangeKind::Updated as i32;
+                    self.outcome.updated += 1;
+                }
+                (None, _) => self.outcome.created += 1,
+            }
+            self.objects.put_of(&batch, number)?;
+        }
+        if !unchanged.is_empty() {
+            // Both ascend.
+            let (mut place, mut unchanged) = (0, unchanged.into_iter().peekable());
+            self.outcome.changes.retain(|_| {
+                place += 1;
+                unchanged.next_if_eq(&(place - 1)).is_none()
+            });
+        }
+        Ok(())
     }
 
     fn change(&mut self, kind: v1::ChangeKind, key: &Key, mut object: v1::Object) {
@@ -246,6 +322,7 @@ impl<'w> Draft<'w> {
 
     /// Dooms everything that is in the object at `key`.
     fn doom_inside(&mut self, key: &Key) -> Result<(), StoreError> {
+        self.put_gathered_objects()?;
         for prefix in key.inside() {
             self.doomed.extend(self.objects.keys(&prefix)?);
         }
@@ -263,11 +340,12 @@ impl<'w> Draft<'w> {
     /// Ends the operations: removes what stayed doomed, puts the gathered rules into their groups, and converts what
     /// depends on changed resources. Afterwards `mistakes` is final.
     pub fn finish(&mut self) -> Result<(), StoreError> {
+        self.put_gathered_objects()?;
         for key in std::mem::take(&mut self.doomed) {
             if let Some(object) = self.objects.get(&key)? {
                 self.objects.remove(&key)?;
                 if let Some(v1::object::Content::MappingEntry(entry)) = &object.content
-                    && let Ok(((entry, _), _)) = mapping::read(entry)
+                    && let Ok((entry, _)) = mapping::read(entry)
                 {
                     let table: Name = key.reference().mapping.into();
                     if !self.outcome.removed_mappings.contains(&table) {
@@ -308,6 +386,11 @@ impl<'w> Draft<'w> {
         self.state = state;
         Ok(())
     }
+}
+
+/// True when both say the same, whoever put them when.
+fn is_same(a: &v1::Object, b: &v1::Object) -> bool {
+    a.content == b.content && a.owner == b.owner && a.agents == b.agents
 }
 
 fn layer_reference(port: &str, layer: &str) -> v1::Ref {

@@ -10,6 +10,7 @@ use lamina_core::layer::{Name, Rule, RuleList};
 use super::{Draft, GroupEdit, REBUILD_RULES, layer_reference, same_config};
 use crate::control::key::{self, Key};
 use crate::control::mistake::mistake;
+use crate::control::rebuild;
 use crate::control::state::{self, LayerState};
 use crate::control::store::StoreError;
 
@@ -308,8 +309,7 @@ impl Draft<'_> {
             let Some(key) = self.key(&reference) else { continue };
             match state::convert_rule(&of, &rule) {
                 Ok(meant) => {
-                    let content = v1::object::Content::Rule(rule);
-                    self.record(&key, &owner, Vec::new(), content)?;
+                    self.gather(&key, &owner, v1::object::Content::Rule(rule));
                     converted.push(meant);
                 }
                 Err(error) => self.refuse(&reference, error),
@@ -323,6 +323,7 @@ impl Draft<'_> {
     }
 
     pub(super) fn put_gathered_rules(&mut self) {
+        let mut due = Vec::new();
         for ((port, layer, direction, name), edit) in std::mem::take(&mut self.edits) {
             let Some(state) = self.layer_mut(&port, &layer) else { continue };
             let Some(group) = state.groups_mut(direction).iter_mut().find(|group| group.name == name) else {
@@ -331,6 +332,9 @@ impl Draft<'_> {
             if !edit.is_reset && edit.put.len() + edit.remove.len() <= REBUILD_RULES {
                 let removed = edit.remove.iter().fold(group.rules.clone(), |rules, name| rules.remove(name));
                 group.rules = edit.put.into_iter().fold(removed, |rules, rule| rules.put(rule));
+                if group.rules.should_rebuild() {
+                    due.push(rebuild::Place { port, layer, direction, group: name });
+                }
                 continue;
             }
             let mut rules: HashMap<Name, Rule> = HashMap::with_capacity(edit.put.len());
@@ -341,5 +345,6 @@ impl Draft<'_> {
             rules.extend(edit.put.into_iter().map(|rule| (rule.name.clone(), rule)));
             group.rules = RuleList::new(rules.into_values().collect());
         }
+        self.outcome.due = due;
     }
 }

@@ -112,9 +112,13 @@ impl Draft<'_> {
                 self.doom_inside(&key)?;
             }
         }
+        let mut read = Vec::with_capacity(put.entries.len());
+        if !put.transient {
+            self.outcome.changes.reserve(put.entries.len());
+        }
         for entry in put.entries {
-            let (meant, name) = match mapping::read(&entry) {
-                Ok(read) => read,
+            let meant = match mapping::read(&entry) {
+                Ok(meant) => meant,
                 Err(error) => {
                     self.refuse(&reference, error);
                     if self.mistakes.is_full() {
@@ -123,16 +127,23 @@ impl Draft<'_> {
                     continue;
                 }
             };
-            let key = Key::of_entry(&put.mapping, &name);
             if put.transient {
                 self.outcome.updated += 1;
             } else {
-                self.record(&key, &owner, Vec::new(), v1::object::Content::MappingEntry(entry))?;
+                let key = Key::of_entry(&put.mapping, &meant.0);
+                self.gather(&key, &owner, v1::object::Content::MappingEntry(entry));
             }
-            let edit = self.outcome.mappings.entry(table.clone()).or_default();
-            match &mut edit.replace {
-                Some(entries) if put.replace => entries.push(meant),
-                _ => edit.changes.push(MappingChange::Put(meant.0, meant.1)),
+            read.push(meant);
+        }
+        if read.is_empty() {
+            return Ok(());
+        }
+        let edit = self.outcome.mappings.entry(table).or_default();
+        match &mut edit.replace {
+            Some(entries) if put.replace => entries.append(&mut read),
+            _ => {
+                let put = |(key, mapping)| MappingChange::Put(key, mapping);
+                edit.changes.extend(read.into_iter().map(put));
             }
         }
         Ok(())
