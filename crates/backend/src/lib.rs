@@ -13,12 +13,14 @@
 //! | [`pcap`] | a capture file; they can be recorded to one |
 //! | [`fault`] | another backend, less reliably |
 //!
-//! Beside them, for the same reason here: [`namespace`]s, and how threads are scheduled ([`schedule`]).
+//! Beside them, for the same reason here: [`namespace`]s, and how threads are scheduled
+//! ([`schedule`]), and who is at the other end of a socket ([`credentials`]).
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod af_packet;
 mod backend;
+pub mod credentials;
 pub mod fault;
 mod finish;
 mod interface;

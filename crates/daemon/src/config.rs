@@ -60,6 +60,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one user.
     pub connections_per_user: usize,
+    /// Calls of one user that may stream flows, captured packets or events at the same time.
+    pub streams_per_user: usize,
     /// Bytes of one message.
     pub message_bytes: usize,
     /// Bytes of one transaction.
@@ -84,7 +86,7 @@ pub struct Access {
 pub struct ControllerEntry {
     /// Users that may be it.
     pub users: Vec<Account>,
-    /// Groups whose members (by their main group) may be it.
+    /// Groups whose members may be it.
     pub groups: Vec<Account>,
     /// Whether it may make and remove ports.
     pub ports: bool,
@@ -124,6 +126,7 @@ impl Default for Limits {
         Limits {
             connections: 1024,
             connections_per_user: 256,
+            streams_per_user: 64,
             message_bytes: 4 << 20,
             transaction_bytes: 256 << 20,
         }

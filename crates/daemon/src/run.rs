@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use crate::config::{Accounts, Config, PollingMode};
 use crate::control::{self, Interfaces, Shared, Store};
 use crate::host::{Host, HostConfig, Placement, Resolve};
-use crate::server::{self, Bounds, ServerConfig};
+use crate::server::{self, Bounds, ServerConfig, SocketFile};
 use crate::underlay::sink::{Sink, TUNNEL_UDP_PORTS};
 use crate::underlay::{Snapshot, Synchroniser, UplinkInterface};
 use crate::worker::Polling;
@@ -79,9 +79,11 @@ async fn serve(
     let thread = std::thread::Builder::new().name("control".into()).spawn(move || control.run())?;
     let listener = server::listen(&config.socket, config.mode().unwrap_or(0o660), group)
         .map_err(|error| format!("the socket {} cannot be served: {error}", config.socket.display()))?;
+    let file = SocketFile::at(&config.socket)?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server_config = ServerConfig {
         bounds: Bounds { all: config.limits.connections, per_user: config.limits.connections_per_user },
+        streams_per_user: config.limits.streams_per_user,
         message_bytes: config.limits.message_bytes,
         transaction_bytes: config.limits.transaction_bytes,
     };
@@ -118,8 +120,10 @@ async fn serve(
     }
     drop(stop);
     // Open calls end with their connections; they are not waited for.
-    if let Err(error) = std::fs::remove_file(&config.socket) {
-        warn!("the socket could not be removed: {error}");
+    match file.remove() {
+        Ok(true) => {}
+        Ok(false) => warn!("the socket is no longer this daemon's and stays"),
+        Err(error) => warn!("the socket could not be removed: {error}"),
     }
     ended
 }

@@ -322,6 +322,16 @@ impl Switch {
         self.fabric.uplink(id).map(|uplink| &uplink.counters)
     }
 
+    /// How uplink `id` is configured.
+    pub fn uplink_config(&self, id: PortId) -> Option<&UplinkConfig> {
+        self.fabric.uplink(id).map(|uplink| &uplink.config)
+    }
+
+    /// The generation of what decides about the packets of port `id`: its policy, and what the switch knows beside it.
+    pub fn generation(&self, id: PortId) -> Option<Generation> {
+        self.ports.get(&id).map(|port| Generation(port.generation))
+    }
+
     /// The ports, in no particular order.
     pub fn ports(&self) -> impl Iterator<Item = (PortId, &PortConfig)> {
         self.ports.iter().map(|(id, port)| (*id, &port.config))

@@ -1,6 +1,7 @@
 //! Who may be which controller: by the peer credentials of the socket, as the configuration says (§12).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lamina_core::layer::Name;
 
@@ -10,12 +11,20 @@ use super::mistake::{Mistakes, mistake};
 const DEFAULT_OWNER: &str = "local";
 
 /// The user at the other end of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Caller {
     /// Its user id.
     pub uid: u32,
     /// Its main group id.
     pub gid: u32,
+    /// Its further groups.
+    pub groups: Arc<[u32]>,
+}
+
+impl Caller {
+    fn is_in(&self, groups: &[u32]) -> bool {
+        groups.iter().any(|group| *group == self.gid || self.groups.contains(group))
+    }
 }
 
 /// What one controller may do, and who may be it.
@@ -23,7 +32,7 @@ pub struct Caller {
 pub struct Controller {
     /// Users that may be it.
     pub uids: Vec<u32>,
-    /// Groups whose members (by their main group) may be it.
+    /// Groups whose members may be it.
     pub gids: Vec<u32>,
     /// Whether it may make and remove ports.
     pub may_ports: bool,
@@ -45,17 +54,17 @@ pub struct Rights {
 
 impl Rights {
     /// True when `caller` may do everything.
-    pub fn is_administrator(&self, caller: Caller) -> bool {
+    pub fn is_administrator(&self, caller: &Caller) -> bool {
         self.administrators.contains(&caller.uid)
     }
 
-    fn may_be(&self, caller: Caller, controller: &Controller) -> bool {
-        controller.uids.contains(&caller.uid) || controller.gids.contains(&caller.gid)
+    fn may_be(&self, caller: &Caller, controller: &Controller) -> bool {
+        controller.uids.contains(&caller.uid) || caller.is_in(&controller.gids)
     }
 
     /// The controllers that `caller` may be, of those that are listed. An administrator where none is listed: the owner of
     /// documents that name none.
-    pub fn controllers_of(&self, caller: Caller) -> Vec<Name> {
+    pub fn controllers_of(&self, caller: &Caller) -> Vec<Name> {
         let all = self.is_administrator(caller);
         if all && self.controllers.is_empty() {
             return vec![DEFAULT_OWNER.into()];
@@ -65,17 +74,17 @@ impl Rights {
     }
 
     /// True when `caller` may ask what the switch does.
-    pub fn may_read(&self, caller: Caller) -> bool {
+    pub fn may_read(&self, caller: &Caller) -> bool {
         let anybody = self.reader_uids.is_empty() && self.reader_gids.is_empty();
         anybody
             || self.is_administrator(caller)
             || self.reader_uids.contains(&caller.uid)
-            || self.reader_gids.contains(&caller.gid)
+            || caller.is_in(&self.reader_gids)
             || !self.controllers_of(caller).is_empty()
     }
 
     /// The controller that `caller` acts as: the one that it asks for, or the only one that it may be.
-    pub fn acting_as(&self, caller: Caller, asked: &str) -> Result<Name, Mistakes> {
+    pub fn acting_as(&self, caller: &Caller, asked: &str) -> Result<Name, Mistakes> {
         if asked.is_empty() {
             let mine = self.controllers_of(caller);
             return match &mine[..] {
@@ -142,24 +151,39 @@ mod tests {
     #[test]
     fn a_caller_is_what_the_configuration_says() {
         let rights = rights();
-        let user = |uid| Caller { uid, gid: uid };
-        assert_eq!(rights.acting_as(user(1001), "").as_deref(), Ok("acl"));
-        assert_eq!(rights.acting_as(user(1001), "acl").as_deref(), Ok("acl"));
-        assert_eq!(rights.acting_as(user(0), "anything").as_deref(), Ok("anything"));
+        let user = |uid| Caller { uid, gid: uid, groups: Arc::default() };
+        assert_eq!(rights.acting_as(&user(1001), "").as_deref(), Ok("acl"));
+        assert_eq!(rights.acting_as(&user(1001), "acl").as_deref(), Ok("acl"));
+        assert_eq!(rights.acting_as(&user(0), "anything").as_deref(), Ok("anything"));
         let code = |result: Result<Name, Mistakes>| result.unwrap_err().0[0].code.clone();
-        assert_eq!(code(rights.acting_as(user(1001), "vnet")), "not-that-controller");
-        assert_eq!(code(rights.acting_as(user(1002), "")), "which-controller");
-        assert_eq!(code(rights.acting_as(user(7), "")), "not-a-controller");
-        assert!(rights.may_read(user(5)) && rights.may_read(user(1001)) && !rights.may_read(user(7)));
+        assert_eq!(code(rights.acting_as(&user(1001), "vnet")), "not-that-controller");
+        assert_eq!(code(rights.acting_as(&user(1002), "")), "which-controller");
+        assert_eq!(code(rights.acting_as(&user(7), "")), "not-a-controller");
+        assert!(rights.may_read(&user(5)) && rights.may_read(&user(1001)) && !rights.may_read(&user(7)));
         assert!(rights.check_ports("acl").is_err() && rights.check_ports("vnet").is_ok());
     }
 
     #[test]
     fn where_no_controller_is_listed_an_administrator_is_the_default_owner() {
         let rights = Rights { controllers: BTreeMap::new(), ..rights() };
-        let user = |uid| Caller { uid, gid: uid };
-        assert_eq!(rights.acting_as(user(0), "").as_deref(), Ok("local"));
-        assert_eq!(rights.controllers_of(user(0)), ["local".into()]);
-        assert!(rights.acting_as(user(1001), "").is_err() && rights.controllers_of(user(1001)).is_empty());
+        let user = |uid| Caller { uid, gid: uid, groups: Arc::default() };
+        assert_eq!(rights.acting_as(&user(0), "").as_deref(), Ok("local"));
+        assert_eq!(rights.controllers_of(&user(0)), ["local".into()]);
+        assert!(rights.acting_as(&user(1001), "").is_err() && rights.controllers_of(&user(1001)).is_empty());
+    }
+
+    #[test]
+    fn groups_count_whether_they_are_the_main_one_or_not() {
+        let mut rights = rights();
+        rights.controllers.insert("dns".into(), Controller { gids: vec![50, 51], ..Controller::default() });
+        rights.reader_gids = vec![60];
+        let caller = |gid, groups: &[u32]| Caller { uid: 9, gid, groups: groups.into() };
+        for member in [caller(50, &[]), caller(9, &[8, 51]), caller(51, &[50])] {
+            assert_eq!(rights.acting_as(&member, "").as_deref(), Ok("dns"), "{member:?}");
+            assert!(rights.may_read(&member));
+        }
+        assert!(rights.may_read(&caller(9, &[60])) && rights.may_read(&caller(60, &[])));
+        let stranger = caller(9, &[8, 52]);
+        assert!(rights.acting_as(&stranger, "dns").is_err() && !rights.may_read(&stranger));
     }
 }

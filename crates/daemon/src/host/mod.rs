@@ -36,6 +36,7 @@ use crate::worker::{
 };
 
 pub use flip::FlipError;
+pub use read::WorkerReport;
 
 /// Told the underlay addresses whose next hop must be resolved. Must not block.
 pub type Resolve = Arc<dyn Fn(IpAddr) + Send + Sync>;

@@ -5,9 +5,18 @@ use lamina_core::inspect::DropRow;
 use lamina_core::packet::Packet;
 use lamina_core::simulate::Trace;
 use lamina_core::stats::PortCounters;
-use lamina_core::switch::{PortId, UplinkCounters};
+use lamina_core::switch::{Generation, PortId, UplinkConfig, UplinkCounters};
 
 use super::{Host, HostError};
+
+/// What a worker is at.
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    /// Its packet buffers that are in use.
+    pub buffers_in_use: usize,
+    /// The ports that live with it, and the generation of each.
+    pub generations: Vec<(PortId, Generation)>,
+}
 
 impl Host {
     /// Everything that port `id` counts, cached hits included, exactly.
@@ -25,6 +34,20 @@ impl Host {
             sum.drops.add(&counters.drops);
         }
         Ok(sum)
+    }
+
+    /// How uplink `id` is configured.
+    pub fn uplink_config(&self, id: PortId) -> Result<UplinkConfig, HostError> {
+        let config = self.call_owner(id, move |switch, _| switch.uplink_config(id).cloned())?;
+        config.ok_or(HostError::NoSuchPort(id))
+    }
+
+    /// What every worker is at, in their order.
+    pub fn report(&self) -> Result<Vec<WorkerReport>, HostError> {
+        self.broadcast(|_, switch, ports| WorkerReport {
+            buffers_in_use: ports.buffers_in_use(),
+            generations: switch.ports().filter_map(|(id, _)| Some((id, switch.generation(id)?))).collect(),
+        })
     }
 
     /// Drops of packets for ports that do not exist or no longer do, of all workers.

@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use lamina_backend::credentials::peer_groups;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
@@ -77,11 +79,14 @@ pub fn incoming(
                     counters.add("connections-without-credentials");
                     continue;
                 };
-                let caller = Caller { uid: peer.uid(), gid: peer.gid() };
+                // Without them only its main group counts.
+                let groups = peer_groups(stream.as_fd()).unwrap_or_default().into();
+                let caller = Caller { uid: peer.uid(), gid: peer.gid(), groups };
+                let uid = caller.uid;
                 if let Some(connection) = admit(stream, caller, &open, bounds) {
                     return Some((Ok(connection), (listener, open)));
                 }
-                debug!(uid = caller.uid, "a connection is one too many and was closed");
+                debug!(uid, "a connection is one too many and was closed");
                 counters.add("connections-refused");
             }
         }
@@ -104,7 +109,7 @@ impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        self.caller
+        self.caller.clone()
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! | file | is |
 //! | --- | --- |
-//! | `mod` | the socket, and the service's methods |
+//! | `mod` | the service's methods |
+//! | `socket` | the socket's file |
 //! | `connection` | connections, bounded |
+//! | `streams` | calls that stream for long, bounded for each user |
 //! | `write` | transactions |
 //! | `objects` | listing and watching objects |
 //! | `packets` | packets that callers send, explain and capture |
@@ -19,17 +21,16 @@ mod counters;
 mod objects;
 mod packets;
 mod read;
+mod socket;
 mod status;
+mod streams;
 mod write;
 
 pub use connection::Bounds;
 pub use counters::Counters;
+pub use socket::{SocketFile, listen};
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,6 +42,7 @@ use tokio::net::UnixListener;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::control::{Caller, Handle, Mistakes, Shared, mistake};
+use streams::Streams;
 
 /// Calls that may be open on one connection.
 const STREAMS: u32 = 128;
@@ -51,6 +53,7 @@ pub struct Service {
     control: Handle,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
+    streams: Arc<Streams>,
     /// Bytes of one transaction.
     transaction_bytes: usize,
     started: SystemTime,
@@ -61,30 +64,12 @@ pub struct Service {
 pub struct ServerConfig {
     /// Connections.
     pub bounds: Bounds,
+    /// Calls of one user that may stream flows, captured packets or events at the same time.
+    pub streams_per_user: usize,
     /// Bytes of one message.
     pub message_bytes: usize,
     /// Bytes of one transaction.
     pub transaction_bytes: usize,
-}
-
-/// Makes the socket at `path`, in place of one that nobody serves any more.
-pub fn listen(path: &Path, mode: u32, group: Option<u32>) -> io::Result<StdListener> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder)?;
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => {
-            let message = format!("{} is served already: is another daemon running?", path.display());
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => fs::remove_file(path)?,
-    }
-    let listener = StdListener::bind(path)?;
-    chown(path, None, group)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 /// Serves the API on `listener` until `stop` is done.
@@ -100,6 +85,7 @@ pub async fn serve(
         control,
         shared,
         counters: counters.clone(),
+        streams: Streams::new(config.streams_per_user),
         transaction_bytes: config.transaction_bytes,
         started: SystemTime::now(),
     };
@@ -118,7 +104,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Service {
     /// Who calls.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = request.extensions().get::<Caller>().copied();
+        let caller = request.extensions().get::<Caller>().cloned();
         caller.ok_or_else(|| {
             Status::unauthenticated("the connection has no peer credentials: use the Unix socket")
         })
@@ -127,7 +113,7 @@ impl Service {
     /// Refuses callers that may not read.
     fn reader<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = self.caller(request)?;
-        if self.shared.rights().may_read(caller) {
+        if self.shared.rights().may_read(&caller) {
             return Ok(caller);
         }
         self.counters.add("refused-readers");
@@ -139,7 +125,7 @@ impl Service {
     /// The controller that the caller acts as.
     fn acting_as<T>(&self, request: &Request<T>, asked: &str) -> Result<lamina_core::layer::Name, Status> {
         let caller = self.caller(request)?;
-        self.shared.rights().acting_as(caller, asked).map_err(|mistakes| self.refused(&mistakes))
+        self.shared.rights().acting_as(&caller, asked).map_err(|mistakes| self.refused(&mistakes))
     }
 
     fn refused(&self, mistakes: &Mistakes) -> Status {
@@ -178,15 +164,17 @@ impl v1::host_server::Host for Service {
         request: Request<v1::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
         let caller = self.reader(&request)?;
-        let is_administrator = self.shared.rights().is_administrator(caller);
+        let is_administrator = self.shared.rights().is_administrator(&caller);
         let asked = &request.get_ref().controller;
         // Who is no controller hears of what is for everybody.
-        let controller = match (&**asked, self.shared.rights().controllers_of(caller).len()) {
+        let controller = match (&**asked, self.shared.rights().controllers_of(&caller).len()) {
             ("", 0 | 2..) => "".into(),
             (asked, _) => self.acting_as(&request, asked)?,
         };
         let is_administrator = is_administrator && asked.is_empty();
-        Ok(Response::new(self.subscribe(controller, is_administrator, request.into_inner()).await))
+        let place = self.place(&caller)?;
+        let events = self.subscribe(controller, is_administrator, request.into_inner()).await;
+        Ok(Response::new(place.hold(events)))
     }
 
     async fn inject(&self, request: Request<v1::InjectRequest>) -> Result<Response<v1::InjectReply>, Status> {
@@ -214,8 +202,8 @@ impl v1::host_server::Host for Service {
     type FlowsStream = Answers<v1::Flow>;
 
     async fn flows(&self, request: Request<v1::FlowsRequest>) -> Result<Response<Self::FlowsStream>, Status> {
-        self.reader(&request)?;
-        self.read_flows(request.into_inner()).map(Response::new)
+        let place = self.place(&self.reader(&request)?)?;
+        self.read_flows(request.into_inner()).map(|flows| Response::new(place.hold(flows)))
     }
 
     async fn clear_flows(
@@ -224,7 +212,7 @@ impl v1::host_server::Host for Service {
     ) -> Result<Response<v1::ClearFlowsReply>, Status> {
         let caller = self.caller(&request)?;
         let rights = self.shared.rights();
-        if rights.controllers_of(caller).is_empty() && !rights.is_administrator(caller) {
+        if rights.controllers_of(&caller).is_empty() && !rights.is_administrator(&caller) {
             let message = format!("user {} may not end flows", caller.uid);
             let help = "only controllers and administrators may: see the daemon's configuration";
             return Err(self.refused(&mistake("not-a-controller", message, help).into()));
@@ -245,12 +233,13 @@ impl v1::host_server::Host for Service {
     ) -> Result<Response<Self::CaptureStream>, Status> {
         let caller = self.caller(&request)?;
         let rights = self.shared.rights();
-        if rights.controllers_of(caller).is_empty() && !rights.is_administrator(caller) {
+        if rights.controllers_of(&caller).is_empty() && !rights.is_administrator(&caller) {
             let message = format!("user {} may not read packets", caller.uid);
             let help = "only controllers and administrators may: see the daemon's configuration";
             return Err(self.refused(&mistake("not-a-controller", message, help).into()));
         }
-        self.capture_packets(request.into_inner()).await.map(Response::new)
+        let place = self.place(&caller)?;
+        self.capture_packets(request.into_inner()).await.map(|packets| Response::new(place.hold(packets)))
     }
 
     async fn limits(&self, request: Request<v1::LimitsRequest>) -> Result<Response<v1::LimitsReply>, Status> {

@@ -361,7 +361,7 @@ impl Service {
         let state = shared.state();
         let devices = shared.devices();
         let revision = *shared.changes.newest().borrow();
-        let controllers = shared.rights().controllers_of(caller);
+        let controllers = shared.rights().controllers_of(&caller);
         let mut reply = v1::StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
             revision,
@@ -372,17 +372,23 @@ impl Service {
         };
         reply.api_counters.insert("events-lost".into(), shared.events.lost());
         let places: BTreeMap<PortId, usize> = shared.host.ports().into_iter().collect();
-        for number in 0..shared.host.workers() {
+        let asked = shared.clone();
+        let reports = blocking(move || Ok(asked.host.report()?)).await?;
+        let generations: BTreeMap<PortId, u64> = reports
+            .iter()
+            .flat_map(|report| &report.generations)
+            .map(|(id, number)| (*id, number.0))
+            .collect();
+        for (number, report) in reports.iter().enumerate() {
             let ports = places.values().filter(|worker| **worker == number).count();
             reply.workers.push(v1::WorkerStatus {
                 number: number as u32,
                 ports: ports as u32,
-                ..v1::WorkerStatus::default()
+                buffers_in_use: report.buffers_in_use as u64,
             });
         }
         for (name, port) in &state.ports {
-            let device = devices.get(name);
-            let (state, device) = match (port.is_broken, device) {
+            let (state, device) = match (port.is_broken, devices.get(name)) {
                 (true, _) => ("ready", "its policy could not be restored: see the log".to_string()),
                 (false, Some(Ok(device))) => ("running", device.clone()),
                 (false, Some(Err(failure))) => ("disconnected", failure.clone()),
@@ -393,7 +399,7 @@ impl Service {
                 state: state.into(),
                 device,
                 worker: places.get(&port.id).map_or(0, |worker| *worker as u32),
-                generation: 0,
+                generation: generations.get(&port.id).copied().unwrap_or_default(),
             });
         }
         let known: Vec<PortId> = state.ports.values().map(|port| port.id).collect();
@@ -401,14 +407,20 @@ impl Service {
         reply.uplinks = blocking(move || {
             let mut found = Vec::new();
             for id in uplinks {
-                let Ok(counters) = shared.host.uplink_counters(id) else { continue };
+                let (Ok(counters), Ok(config)) =
+                    (shared.host.uplink_counters(id), shared.host.uplink_config(id))
+                else {
+                    continue;
+                };
                 found.push(v1::UplinkStatus {
-                    name: uplink_name(id).to_string(),
+                    name: config.name.to_string(),
+                    mac: config.mac.to_string(),
+                    addresses: config.addresses.iter().map(|address| address.to_string()).collect(),
+                    mtu: config.mtu,
                     received_packets: counters.received.packets,
                     received_bytes: counters.received.bytes,
                     transmitted_packets: counters.transmitted.packets,
                     transmitted_bytes: counters.transmitted.bytes,
-                    ..v1::UplinkStatus::default()
                 });
             }
             Ok(found)

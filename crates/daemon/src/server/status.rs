@@ -19,6 +19,7 @@ pub fn refused(mistakes: &Mistakes) -> Status {
             Code::PermissionDenied
         }
         Some("changed") => Code::Aborted,
+        Some("too-many") => Code::ResourceExhausted,
         Some("missing-object") => Code::NotFound,
         _ => Code::InvalidArgument,
     };

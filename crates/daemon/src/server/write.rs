@@ -43,7 +43,7 @@ impl Service {
         let options = options.unwrap_or_default();
         let rights = self.shared.rights();
         let controller =
-            rights.acting_as(caller, &options.controller).map_err(|error| self.refused(&error))?;
+            rights.acting_as(&caller, &options.controller).map_err(|error| self.refused(&error))?;
         let (answer, answered) = oneshot::channel();
         let request = control::Request { controller, options, operations, arrived: Instant::now() };
         self.control.apply(request, move |result| {

@@ -179,6 +179,7 @@ impl Worker {
     fn run_commands(&mut self) -> bool {
         for number in 0..COMMANDS_PER_BREATH {
             let Some(command) = self.mailbox.next() else { return number > 0 };
+            self.ports.set_buffers_in_use(self.pool.in_use());
             command(&mut self.switch, &mut self.ports);
             self.ports.recycle(&mut self.pool);
         }

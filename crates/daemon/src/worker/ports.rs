@@ -38,6 +38,8 @@ pub struct Ports {
     now: Instant,
     /// Buffers of backends that were detached, on their way to the pool.
     orphans: Batch,
+    /// Buffers of the worker's that were out of its pool when the last command came.
+    buffers_in_use: usize,
     pub(super) peers: Peers,
 }
 
@@ -99,6 +101,15 @@ impl Ports {
     /// Takes back what [`Ports::set_owner`] said.
     pub fn forget_owner(&mut self, id: PortId) {
         self.peers.forget_owner(id);
+    }
+
+    /// Buffers of this worker that hold packets: in its backends, or waiting.
+    pub fn buffers_in_use(&self) -> usize {
+        self.buffers_in_use
+    }
+
+    pub(super) fn set_buffers_in_use(&mut self, count: usize) {
+        self.buffers_in_use = count;
     }
 
     /// The ports and uplinks that have a backend.

@@ -30,6 +30,7 @@ fn entries(count: u32) -> Vec<v1::Operation> {
 fn oversize_messages_and_transactions_are_refused() {
     let server = ServerConfig {
         bounds: Bounds { all: 8, per_user: 8 },
+        streams_per_user: 8,
         message_bytes: 64 << 10,
         transaction_bytes: 128 << 10,
     };
@@ -56,6 +57,7 @@ fn oversize_messages_and_transactions_are_refused() {
 fn connections_beyond_the_bound_are_closed_and_the_others_served() {
     let server = ServerConfig {
         bounds: Bounds { all: 1000, per_user: 100 },
+        streams_per_user: 8,
         message_bytes: 4 << 20,
         transaction_bytes: 4 << 20,
     };

@@ -6,4 +6,5 @@ mod events;
 mod guards;
 mod owners;
 mod rig;
+mod status;
 mod transactions;

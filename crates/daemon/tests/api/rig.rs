@@ -100,6 +100,7 @@ impl Default for Setup {
     fn default() -> Self {
         let server = ServerConfig {
             bounds: Bounds { all: 64, per_user: 32 },
+            streams_per_user: 16,
             message_bytes: 4 << 20,
             transaction_bytes: 64 << 20,
         };
