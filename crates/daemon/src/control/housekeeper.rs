@@ -2,8 +2,8 @@
 //!
 //! Making a rule list anew and freeing an old one take tens of milliseconds for tens of thousands of rules. Done by the
 //! control thread they would hold up the next transaction, and at the priority of workers a packet or a transaction, on a
-//! machine with few cores. The price is that on a machine that never rests this work waits: the list is then made anew by
-//! the transaction that fills its overlay, and what is to be freed is freed by who hands it in when too much waits.
+//! machine with few cores. The price is that on a machine that never rests this work waits: a list is then made anew by
+//! somebody else (`rebuild`), and what is to be freed is freed by who hands it in when too much waits.
 //!
 //! It must never be waited for, and never hold a lock that others want.
 
