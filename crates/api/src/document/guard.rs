@@ -20,6 +20,8 @@ pub struct Guard {
     pub nd: bool,
     /// The guest is no DHCP server and no router.
     pub dhcp: bool,
+    /// Tunnels with a tenant id, which the guest builds itself, are blocked.
+    pub blocks_tunnels: bool,
     /// Frames that are not ARP, IPv4 or IPv6 are blocked.
     pub blocks_non_ip: bool,
     /// How many frames to groups of receivers pass.
@@ -37,6 +39,7 @@ impl Guard {
         arp: true,
         nd: true,
         dhcp: true,
+        blocks_tunnels: true,
         blocks_non_ip: true,
         broadcast: None,
         arp_rate: None,
@@ -54,8 +57,8 @@ impl Decoder<'_> {
         if matches!(tree.node, Node::Scalar { .. }) {
             return self.word(tree, "a guard (or a map of what it checks)", &[("strict", Guard::STRICT)]);
         }
-        const KNOWN: [&str; 9] =
-            ["mac", "ipv4", "ipv6", "arp", "nd", "dhcp", "non-ip", "broadcast", "arp-rate"];
+        const KNOWN: [&str; 10] =
+            ["mac", "ipv4", "ipv6", "arp", "nd", "dhcp", "tunnels", "non-ip", "broadcast", "arp-rate"];
         let fields = self.fields(tree, "a guard", &KNOWN)?;
         let mut check = |name: &str| {
             let value = fields.optional(name).map(|tree| self.boolean(tree));
@@ -64,10 +67,12 @@ impl Decoder<'_> {
         let (mac, ipv4, ipv6) = (check("mac"), check("ipv4"), check("ipv6"));
         let (arp, nd, dhcp) = (check("arp"), check("nd"), check("dhcp"));
         let words = [("block", true), ("pass", false)];
-        let non_ip = match fields.optional("non-ip") {
-            Some(tree) => self.word(tree, "what happens to other protocols", &words).map(|word| word.value),
+        let mut blocks = |name: &str, what: &str| match fields.optional(name) {
+            Some(tree) => self.word(tree, what, &words).map(|word| word.value),
             None => Some(true),
         };
+        let tunnels = blocks("tunnels", "what happens to the guest's own tunnels");
+        let non_ip = blocks("non-ip", "what happens to other protocols");
         let mut rate = |name: &str| match fields.optional(name) {
             Some(tree) => self.per_second(tree).map(|rate| Some(Rate::packets(rate))),
             None => Some(None),
@@ -80,6 +85,7 @@ impl Decoder<'_> {
             arp: arp?,
             nd: nd?,
             dhcp: dhcp?,
+            blocks_tunnels: tunnels?,
             blocks_non_ip: non_ip?,
             broadcast: broadcast?,
             arp_rate: arp_rate?,

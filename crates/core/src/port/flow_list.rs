@@ -39,7 +39,7 @@ pub(crate) struct FlowWalk<'a> {
     pub(crate) now: Instant,
     pub(crate) mappings: &'a LiveMappings,
     /// What forwarding adds to an outbound packet with these headers.
-    pub(crate) forward: &'a dyn Fn(&HeaderStack) -> Option<Transposition>,
+    pub(crate) forward: &'a dyn Fn(&HeaderStack, &Transposition) -> Option<Transposition>,
     /// What is left of the slice's budget.
     pub(crate) budget: u32,
 }
@@ -226,7 +226,7 @@ impl<'a> FlowWalk<'a> {
                 (transposition, Tuple::of(&key.headers))
             }
             Direction::Outbound => {
-                let way = (self.forward)(&after).unwrap_or(Transposition::IDENTITY);
+                let way = (self.forward)(&after, &transposition).unwrap_or(Transposition::IDENTITY);
                 (transposition.then(&way), Tuple::of(&key.headers))
             }
             Direction::Inbound => (transposition, Tuple::of(&after).map(Tuple::reversed)),

@@ -398,10 +398,12 @@ impl Switch {
                     (_, Direction::Inbound) => {
                         Ok(Egress::Nic { max_frame: max_frame(port.config.mtu, &plan.headers) })
                     }
-                    (_, Direction::Outbound) => self.fabric().forward(id, &plan.headers).map(|way| {
-                        trace.transposition = trace.transposition.then(&way.transposition);
-                        way.egress
-                    }),
+                    (_, Direction::Outbound) => {
+                        self.fabric().forward(id, &plan.headers, &plan.transposition).map(|way| {
+                            trace.transposition = trace.transposition.then(&way.transposition);
+                            way.egress
+                        })
+                    }
                 };
                 let left = egress.map_err(|failure| failure.reason).and_then(|egress| {
                     edit(&trace.transposition, parsed, &mut packet)?;

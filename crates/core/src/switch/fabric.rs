@@ -1,4 +1,8 @@
 //! Where packets go between ports and uplinks (§8.1): by MAC, or by tenant and inner MAC. No learning.
+//!
+//! Of packets from ports, only tunnels that layers put on are the switch's: one that a guest built is the guest's own
+//! payload, ends nowhere on this host and is given no way by the underlay. And it is the outermost tunnel whose tenant
+//! counts: those inside are what a guest wrote. So no guest names the tenant that it reaches.
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -181,10 +185,15 @@ impl Fabric {
         self.uplinks.len() + self.remotes.len() < before
     }
 
-    /// The port that a tunnelled packet to this host is for: by tenant and inner destination MAC.
+    /// The port that a tunnelled packet to this host is for: by the outermost tunnel's tenant and the destination MAC
+    /// inside.
     fn tunnel_target(&self, headers: &HeaderStack) -> Option<PortId> {
         let inner = headers.groups().get(1)?.flow_id.l2?;
-        self.by_tenant.get(&(headers.tenant()?, inner.dst)).copied()
+        let tenant = match headers.outermost().flow_id.l4 {
+            Some(L4::Encap(encap)) if encap.kind.has_tenant() => encap.tenant,
+            _ => return None,
+        };
+        self.by_tenant.get(&(tenant, inner.dst)).copied()
     }
 
     fn is_own_address(&self, address: IpAddr) -> bool {
@@ -200,14 +209,19 @@ impl Fabric {
         }
     }
 
-    /// Where a packet with `headers` goes after the outbound layers of port `from`.
-    pub(crate) fn forward(&self, from: PortId, headers: &HeaderStack) -> Result<Forwarding, Undeliverable> {
+    /// Where a packet goes after the outbound layers of port `from`, which did `done` and left it with `headers`.
+    pub(crate) fn forward(
+        &self,
+        from: PortId,
+        headers: &HeaderStack,
+        done: &Transposition,
+    ) -> Result<Forwarding, Undeliverable> {
         let to = |egress| Ok(Forwarding { egress, transposition: Transposition::IDENTITY, wanted: None });
         let dst = headers.outermost().flow_id.l2.map_or(MacAddr::ZERO, |l2| l2.dst);
         if let Some(id) = self.by_mac.get(&dst) {
             return if *id == from { Err(DropReason::SamePort.into()) } else { to(inbound(*id)) };
         }
-        let remote = Self::tunnel_remote(headers);
+        let remote = Self::tunnel_remote(headers).filter(|_| done.puts_on_tunnel());
         if remote.is_some_and(|remote| self.is_own_address(remote)) {
             return match self.tunnel_target(headers) {
                 Some(id) if id == from => Err(DropReason::SamePort.into()),

@@ -12,6 +12,7 @@ use crate::inspect::{
 };
 use crate::port::FlowWalk;
 use crate::time::Instant;
+use crate::transposition::Transposition;
 
 impl Switch {
     /// The next slice of the flows of port `id` that `filter` admits, from `cursor` on (the default is the begin).
@@ -52,7 +53,9 @@ impl Switch {
         walk: impl FnOnce(FlowWalk<'_>) -> T,
     ) -> Option<T> {
         let port = self.port(id)?;
-        let forward = |headers: &HeaderStack| Some(self.fabric.forward(id, headers).ok()?.transposition);
+        let forward = |headers: &HeaderStack, done: &Transposition| {
+            Some(self.fabric.forward(id, headers, done).ok()?.transposition)
+        };
         Some(walk(FlowWalk { port, filter, now, mappings: &self.mappings, forward: &forward, budget }))
     }
 

@@ -608,7 +608,8 @@ impl Crossing<'_> {
             }
             (_, Direction::Inbound) => Egress::Nic { max_frame: max_frame(port.config.mtu, &plan.headers) },
             (_, Direction::Outbound) => {
-                let way = self.fabric.forward(self.id, &plan.headers).map_err(|failure| {
+                let way = self.fabric.forward(self.id, &plan.headers, &plan.transposition);
+                let way = way.map_err(|failure| {
                     output.resolve.extend(failure.unresolved);
                     failure.reason
                 })?;

@@ -272,6 +272,13 @@ impl Transposition {
         self.ops.iter().filter(changes).count()
     }
 
+    /// True when the outermost tunnel, if there is one afterwards, is one that this puts on: not one that the packet
+    /// brought along.
+    pub(crate) fn puts_on_tunnel(&self) -> bool {
+        let mut left = self.ops.iter().filter(|op| !matches!(op, HeaderOp::Pop(_)));
+        matches!(left.find(|op| op.level() == Level::L4), Some(HeaderOp::Push(Push::Encap(_))))
+    }
+
     /// True when it removes an IP or ARP header.
     pub(crate) fn removes_l3(&self) -> bool {
         self.ops.contains(&HeaderOp::Pop(Level::L3))

@@ -117,6 +117,12 @@ pub(super) fn layer(guard: &Guard, port: MacAddr, addresses: &[IpNet], shared: &
         let rules = Rules::default().block("advertisement", vec![is(F::IcmpType, 134)]);
         add(rules, "router", vec![is(F::IpProtocol, ICMPV6), within(F::IpFragment, 0, 1)]);
     }
+    if guard.blocks_tunnels {
+        // On a network that is the underlay, another host would take such a frame for one of the switch's, and its
+        // tenant id for true.
+        let rules = Rules::default().block("built-by-guest", vec![any(F::EncapTenant)]);
+        add(rules, "tunnel", vec![within(F::IpFragment, 0, 1)]);
+    }
     let mut rates = Rules::default();
     if let Some(written) = &guard.arp_rate {
         let limit = Action::Limit(Limit { by: Limiter::Own(rate(written)) });

@@ -261,7 +261,7 @@ impl Oracle {
                 _ => Err(DropReason::NoSuchPort),
             },
             (_, Direction::Inbound) => Ok(Way::Nic),
-            (_, Direction::Outbound) => self.way_out(side.id, &mut frame, received),
+            (_, Direction::Outbound) => self.way_out(side.id, (&mut frame, &plan.made), received),
         };
         let Some(port) = self.ports.get_mut(&side.id) else {
             return Err(DropReason::NoSuchDestination);
@@ -461,12 +461,19 @@ impl Oracle {
     }
 
     /// Where a packet goes after the outbound layers of `from`; fills in what the underlay knows.
-    fn way_out(&self, from: PortId, frame: &mut Frame, received: &mut Received) -> Result<Way, DropReason> {
+    /// `made` are the headers that the layers put on: a tunnel that the guest built is none to this host.
+    fn way_out(
+        &self,
+        from: PortId,
+        (frame, made): (&mut Frame, &[bool]),
+        received: &mut Received,
+    ) -> Result<Way, DropReason> {
         let dst = outer_dst(frame);
         if let Some(to) = self.port_of_mac(dst) {
             return if to == from { Err(DropReason::SamePort) } else { Ok(inbound(to)) };
         }
-        let remote = tunnel_remote(frame);
+        let tunnel = frame.headers.iter().position(|header| matches!(header, Header::Tunnel(_)));
+        let remote = tunnel_remote(frame).filter(|_| tunnel.is_some_and(|at| made[at]));
         let is_ours =
             |address: IpAddr| self.uplinks.iter().any(|uplink| uplink.config.addresses.contains(&address));
         if remote.is_some_and(is_ours) {
@@ -543,9 +550,10 @@ impl Oracle {
         self.ports.iter().find(|(_, port)| port.config.mac == mac).map(|(id, _)| *id)
     }
 
-    /// The port of (tenant, inner destination MAC) of a tunnelled frame.
+    /// The port of (tenant, inner destination MAC) of a tunnelled frame, of its outermost tunnel.
     fn port_of_tenant(&self, frame: &Frame) -> Option<PortId> {
-        let tenant = frame.tenant()?;
+        let tunnel = frame.outermost().tunnel().filter(|tunnel| tunnel.kind.has_tenant())?;
+        let tenant = tunnel.tenant;
         let mac = frame.groups().get(1)?.l2?.dst;
         let is_it =
             |config: &lamina_core::switch::PortConfig| config.mac == mac && config.tenants.contains(&tenant);

@@ -34,6 +34,8 @@
 //!   drop of the port. A packet that turns round goes on, and is a new packet to the walk that starts.
 //! - An answer (`respond`) leaves by the ordinary forwarding after the layers it crossed. The request counts as a
 //!   packet that went on, and so does the answer.
+//! - Of packets from a port, a tunnel ends at this host, or is given its way by the underlay, when its header was
+//!   pushed on this walk, whatever became of its fields later; one that came with the packet is payload.
 //! - A pushed IPv4 header has identification 0, a pushed UDP header no checksum; entropy is left blank
 //!   ([`BLANK_ENTROPY`]).
 

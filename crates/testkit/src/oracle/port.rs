@@ -124,6 +124,8 @@ pub(super) struct Plan {
     /// Who in the layers dropped it.
     dropped_by: Option<Selected>,
     pub(super) frame: Frame,
+    /// Which of its headers the layers put on, rather than whoever sent it.
+    pub(super) made: Vec<bool>,
     selected: Vec<Selected>,
     meters: Vec<(MeterId, Vec<Option<Value>>)>,
     readings: Vec<Reading>,
@@ -225,6 +227,7 @@ impl Port {
                 outcome: Outcome::Forward,
                 dropped_by: None,
                 frame: entry.frame.clone(),
+                made: vec![false; entry.frame.headers.len()],
                 selected: Vec::new(),
                 meters: Vec::new(),
                 copies: Vec::new(),
@@ -515,7 +518,10 @@ impl Walk<'_> {
         self.metadata.extend(effect.metadata);
         if effect.reply.is_none() {
             match transpose::apply(&effect.ops, &self.plan.frame) {
-                Ok(frame) => self.plan.frame = frame,
+                Ok(frame) => {
+                    self.plan.frame = frame;
+                    self.plan.made = transpose::track(&effect.ops, &self.plan.made);
+                }
                 Err(reason) => return Err((reason, Some(selected.clone()), selected)),
             }
         }

@@ -100,6 +100,21 @@ pub(super) fn apply(ops: &[HeaderOp], frame: &Frame) -> Result<Frame, DropReason
     Ok(result)
 }
 
+/// Which headers of a frame its sender did not write, after `ops` on a frame of which `made` says so.
+pub(super) fn track(ops: &[HeaderOp], made: &[bool]) -> Vec<bool> {
+    let mut input = made.iter().copied();
+    let mut output = Vec::new();
+    for op in ops {
+        match op {
+            HeaderOp::Push(_) => output.push(true),
+            HeaderOp::Pop(_) => drop(input.next()),
+            HeaderOp::Ignore(_) | HeaderOp::Modify(_) => output.extend(input.next()),
+        }
+    }
+    output.extend(input);
+    output
+}
+
 /// True when `last` says that a header follows which Lamina would read: nothing that was removed may leave such a
 /// promise behind.
 fn promises_more(last: Option<&Header>) -> bool {
