@@ -157,6 +157,26 @@ impl Port {
         }
     }
 
+    /// Replaces what the port is. Caches of other sizes are made anew, empty; conversations are no part of them.
+    pub(crate) fn set_config(&mut self, config: PortConfig) {
+        let (old, new) = (self.config.limits, config.limits);
+        self.config = config;
+        if (old.unified_flows, old.drop_cache) == (new.unified_flows, new.drop_cache) {
+            return;
+        }
+        // Each is counted where it belongs, and its conversation forgets it.
+        for id in 0..self.flows.bound() {
+            self.remove_flow(id);
+        }
+        let walks = self.flows.walks;
+        self.flows = UnifiedFlowTable::new(new.unified_flows, self.hasher);
+        self.flows.walks = walks;
+        self.drop_cache = DropCache::new(new.drop_cache);
+        // What watched the old ones must not void their successors in the same places.
+        self.watches = Watches::new(new.unified_flows / 8);
+        self.full.rearm(0, new.unified_flows);
+    }
+
     /// The fields beyond the base that join the key of this port's unified flows.
     pub(crate) fn extras(&self) -> FieldSet {
         self.program.as_ref().map_or(FieldSet::EMPTY, |program| program.extras)

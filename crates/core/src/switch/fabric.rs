@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use hashbrown::HashMap;
 
 use super::underlay::{UnderlayError, UnderlayIndex};
-use super::{AddPortError, PortConfig, PortId, UplinkConfig};
+use super::{AddPortError, PortConfig, PortId, SetPortError, UplinkConfig};
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, L3, L4};
@@ -166,18 +166,43 @@ impl Fabric {
         if self.by_mac.contains_key(&config.mac) {
             return Err(AddPortError::DuplicateMac);
         }
+        self.know(id, config);
+        Ok(())
+    }
+
+    /// Gives ports, of which all are known, other MACs, tenants and MTUs: all of them or none.
+    pub(super) fn set_ports(&mut self, configs: &[(PortId, PortConfig)]) -> Result<(), SetPortError> {
+        let is_changed = |id: &PortId| configs.iter().any(|(other, _)| other == id);
+        for (at, (id, config)) in configs.iter().enumerate() {
+            if !self.mtus.contains_key(id) {
+                return Err(SetPortError::NoSuchPort(*id));
+            }
+            let others = configs[..at].iter().any(|(_, other)| other.mac == config.mac);
+            if others || self.by_mac.get(&config.mac).is_some_and(|owner| !is_changed(owner)) {
+                return Err(SetPortError::DuplicateMac(*id));
+            }
+        }
+        configs.iter().for_each(|(id, _)| self.forget(*id));
+        configs.iter().for_each(|(id, config)| self.know(*id, config));
+        Ok(())
+    }
+
+    fn know(&mut self, id: PortId, config: &PortConfig) {
         self.by_mac.insert(config.mac, id);
         for tenant in &config.tenants {
             self.by_tenant.insert((*tenant, config.mac), id);
         }
         self.mtus.insert(id, config.mtu);
-        Ok(())
     }
 
-    pub(super) fn remove(&mut self, id: PortId) -> bool {
+    fn forget(&mut self, id: PortId) {
         self.by_mac.retain(|_, port| *port != id);
         self.by_tenant.retain(|_, port| *port != id);
         self.mtus.remove(&id);
+    }
+
+    pub(super) fn remove(&mut self, id: PortId) -> bool {
+        self.forget(id);
         self.multicast.retain(|port| *port != id);
         let before = self.uplinks.len() + self.remotes.len();
         self.uplinks.retain(|uplink| uplink.id != id);

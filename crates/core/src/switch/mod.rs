@@ -75,7 +75,7 @@ pub struct PortConfig {
     pub limits: PortLimits,
 }
 
-/// Sizes of a port's tables; all are allocated when the port is made.
+/// Sizes of a port's tables; all are allocated when the port is made, or gets other sizes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortLimits {
     /// Unified flows, both directions together.
@@ -189,6 +189,19 @@ impl Switch {
         self.check_id(id)?;
         self.fabric.add_port(id, &config)?;
         self.ports.insert(id, Box::new(Port::new(config, self.config.seed)));
+        self.raise_generations();
+        Ok(())
+    }
+
+    /// Gives ports and remote ports other MACs, tenants, MTUs and table sizes: all of them or none. Everything that
+    /// they hold stays, caches of another size apart, which fill again.
+    pub fn set_ports(&mut self, configs: &[(PortId, PortConfig)]) -> Result<(), SetPortError> {
+        self.fabric.set_ports(configs)?;
+        for (id, config) in configs {
+            if let Some(port) = self.ports.get_mut(id) {
+                port.set_config(config.clone());
+            }
+        }
         self.raise_generations();
         Ok(())
     }
@@ -388,6 +401,15 @@ pub enum AddPortError {
     DuplicateId,
     /// Another port already has this MAC (and one of these tenants); MACs must be unique for forwarding.
     DuplicateMac,
+}
+
+/// Why ports were not changed. Nothing was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetPortError {
+    /// There is no port with this number; add it first.
+    NoSuchPort(PortId),
+    /// Another port would have the MAC of this one; MACs must be unique for forwarding.
+    DuplicateMac(PortId),
 }
 
 /// Why a policy was not published or a program not installed. Nothing was changed.

@@ -430,6 +430,7 @@ impl Control {
                 warn!(port = &**name, "could not be removed: {error}");
             }
         }
+        self.reshape_ports(outcome);
         for name in &outcome.made {
             self.make_port(name);
         }
@@ -525,13 +526,26 @@ impl Control {
         self.shared.events.answered(name, declared.chain(changes.iter().map(MappingChange::key)));
     }
 
+    /// Gives ports that stay their new properties, all at once: they may exchange MACs. What could not be made before
+    /// is tried again.
+    fn reshape_ports(&mut self, outcome: &mut Outcome) {
+        let mut configs = Vec::new();
+        for name in std::mem::take(&mut outcome.reshaped) {
+            match self.state.ports.get(&name) {
+                Some(port) if self.attached.contains_key(&name) => configs.push((port.id, port.config.clone())),
+                Some(_) => drop(outcome.made.insert(name)),
+                None => {}
+            }
+        }
+        if !configs.is_empty()
+            && let Err(error) = self.shared.host.set_ports(configs)
+        {
+            error!("ports are as they were: {error}");
+        }
+    }
+
     fn make_port(&mut self, name: &Name) {
         let Some(port) = self.state.ports.get(name) else { return };
-        if self.attached.remove(name).is_some()
-            && let Err(error) = self.shared.host.remove_port(port.id)
-        {
-            warn!(port = &**name, "could not be made anew: {error}");
-        }
         match self.shared.host.add_port(port.id, port.config.clone(), Placement::default(), None) {
             Ok(_) => {
                 self.attached.insert(name.clone(), None);

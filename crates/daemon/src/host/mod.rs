@@ -26,7 +26,9 @@ use std::time::Duration;
 use lamina_backend::Backend;
 use lamina_backend::namespace::NetNs;
 use lamina_core::address::MacAddr;
-use lamina_core::switch::{AddPortError, PortConfig, PortId, Switch, SwitchConfig, Underlay, UplinkConfig};
+use lamina_core::switch::{
+    AddPortError, PortConfig, PortId, SetPortError, Switch, SwitchConfig, Underlay, UplinkConfig,
+};
 use lamina_core::time::Instant;
 
 use crate::underlay::Snapshot;
@@ -121,6 +123,8 @@ pub enum HostError {
     NoSuchPort(PortId),
     /// The port or uplink was not added.
     AddPort(PortId, AddPortError),
+    /// The ports were not changed.
+    SetPorts(SetPortError),
     /// The backend was not attached.
     Attach(PortId, PortError),
 }
@@ -138,6 +142,12 @@ impl fmt::Display for HostError {
             }
             HostError::AddPort(id, AddPortError::DuplicateMac) => {
                 write!(f, "port {} was not added: another port has its MAC address", id.0)
+            }
+            HostError::SetPorts(SetPortError::NoSuchPort(id)) => {
+                write!(f, "no port was changed: there is no port {}", id.0)
+            }
+            HostError::SetPorts(SetPortError::DuplicateMac(id)) => {
+                write!(f, "no port was changed: another port has the MAC address of port {}", id.0)
             }
             HostError::Attach(id, error) => write!(f, "port {} got no backend: {error}", id.0),
         }
@@ -242,6 +252,24 @@ impl Host {
         .into_iter()
         .collect::<Result<(), _>>()?;
         Ok(worker)
+    }
+
+    /// Gives ports other MACs, tenants, MTUs and table sizes, on all workers. Their conversations go on.
+    pub fn set_ports(&self, configs: Vec<(PortId, PortConfig)>) -> Result<(), HostError> {
+        let _changing = self.change();
+        let configs: Arc<[(PortId, PortConfig)]> = configs.into();
+        let told = configs.clone();
+        // All of them know the same ports: what one refuses all refuse.
+        self.broadcast(move |_, switch, _| switch.set_ports(&told).map_err(HostError::SetPorts))?
+            .into_iter()
+            .collect::<Result<(), _>>()?;
+        let mut places = self.places();
+        for (id, config) in configs.iter() {
+            if let Some(place) = places.get_mut(id) {
+                place.mac = Some(config.mac);
+            }
+        }
+        Ok(())
     }
 
     /// Adds an uplink on all workers; returns the one that receives from and sends by its backend.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lamina_api::wire::v1;
@@ -314,5 +316,96 @@ ports:
         let layer = v1::Delete { r#ref: Some(layer), must_exist: true };
         apply(&mut client, "host", vec![operation(v1::operation::Operation::Delete(layer))]).await.unwrap();
         apply(&mut client, "qos", delete).await.unwrap();
+    });
+}
+
+/// A guest with a conversation that only its layer flow lets the peer answer in, and what is to be changed of it.
+fn guest(properties: &str, peer: &str) -> Vec<v1::Operation> {
+    operations(&format!(
+        r#"
+version: 1
+ports:
+  vm1: {{ {properties} }}
+  vm2: {{ {peer} }}
+"#
+    ))
+}
+
+#[test]
+fn a_conversation_survives_changes_of_its_port_under_traffic() {
+    const FIREWALL: &str = r#"
+version: 1
+ports:
+  vm1:
+    layers:
+      - name: acl
+        priority: 10
+        default: { inbound: block }
+        outbound: [ { group: all, rules: [ { name: any, action: allow, stateful: { time-to-live: 600s } } ] } ]
+"#;
+    let (devices, guests) = memory_devices();
+    let rig = Rig::start(Setup { devices, ..Setup::default() });
+    block_on(async {
+        let mut client = rig.client().await;
+        let peer = r#"mac: "02:00:00:00:00:02""#;
+        apply(&mut client, "host", guest(r#"mac: "02:00:00:00:00:01""#, peer)).await.unwrap();
+        apply(&mut client, "acl", operations(FIREWALL)).await.unwrap();
+        let (own, other) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let request = |number| ethernet(mac(2), mac(number), 0x0800, &ipv4(own, other, 17, &udp(1000, 53)));
+        let answer = |number| ethernet(mac(number), mac(2), 0x0800, &ipv4(other, own, 17, &udp(53, 1000)));
+        guests.send("vm2", &answer(1));
+        assert_eq!(dropped(&mut client, "vm1", 1).await.into_values().sum::<u64>(), 1, "nobody asked");
+        guests.send("vm1", &request(1));
+        assert_eq!(guests.wait("vm2", PATIENCE), request(1));
+
+        // Answers come all the time; each must arrive, and after each change one does before anything is asked again.
+        let changes = [
+            ("guard", "addresses: [10.0.0.1], guard: strict", peer),
+            ("vlan", "vlan: { access: 10 }", r#"mac: "02:00:00:00:00:02", vlan: { access: 10 }"#),
+            ("mtu", "mtu: 1400", peer),
+            ("tenants", "tenants: [7, 8]", peer),
+            ("small tables", "limits: { unified-flows: 16, drop-cache: 0, idle: 10s }", peer),
+            ("large tables", "limits: { unified-flows: 100000, drop-cache: 4096 }", peer),
+            ("all", "mtu: 1300, tenants: [9], limits: { unified-flows: 64 }, addresses: [10.0.0.1], guard: strict", peer),
+        ];
+        for (what, properties, peer) in changes {
+            let stop = Arc::new(AtomicBool::new(false));
+            let (frame, is_over, guests_of_thread) = (answer(1), stop.clone(), guests.clone());
+            let traffic = std::thread::spawn(move || {
+                let mut passed = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    guests_of_thread.send("vm2", &frame);
+                    assert_eq!(guests_of_thread.wait("vm1", PATIENCE), frame, "{what}");
+                    passed += 1;
+                }
+                passed
+            });
+            let properties = format!("mac: \"02:00:00:00:00:01\", {properties}");
+            let applied = apply(&mut client, "host", guest(&properties, peer)).await.unwrap();
+            stop.store(true, Ordering::Relaxed);
+            assert!(applied.updated > 0 && traffic.join().unwrap() > 0, "{what}");
+            guests.send("vm2", &answer(1));
+            assert_eq!(guests.wait("vm1", PATIENCE), answer(1), "{what}");
+            guests.send("vm1", &request(1));
+            assert_eq!(guests.wait("vm2", PATIENCE), request(1), "{what}");
+        }
+
+        // Another MAC is another address of the same guest; two ports may exchange theirs.
+        apply(&mut client, "host", guest(r#"mac: "02:00:00:00:00:02""#, r#"mac: "02:00:00:00:00:01""#)).await.unwrap();
+        let back = ethernet(mac(2), mac(1), 0x0800, &ipv4(other, own, 17, &udp(53, 1000)));
+        guests.send("vm2", &back);
+        assert_eq!(guests.wait("vm1", PATIENCE), back);
+        let rows = drops(&mut client, "vm1").await;
+        assert_eq!(rows.values().sum::<u64>(), 1, "nothing was dropped but the first answer: {rows:?}");
+
+        // What the guard does not allow ends.
+        let spoofing = r#"mac: "02:00:00:00:00:01", addresses: [10.0.0.9], guard: strict"#;
+        apply(&mut client, "host", guest(spoofing, peer)).await.unwrap();
+        guests.send("vm1", &request(1));
+        dropped(&mut client, "vm1", 2).await;
+        guests.send("vm2", &answer(1));
+        let rows = dropped(&mut client, "vm1", 3).await;
+        assert_eq!(rows.get("blocked guard/ipv4/spoofed"), Some(&1), "{rows:?}");
+        assert_eq!(rows.values().sum::<u64>(), 3, "the answer came to nobody: {rows:?}");
     });
 }

@@ -76,6 +76,7 @@ impl Draft<'_> {
                     let name: Name = reference.name.as_str().into();
                     self.outcome.touched.remove(&name);
                     self.outcome.made.remove(&name);
+                    self.outcome.reshaped.remove(&name);
                     self.state.multicast.retain(|other| *other != name);
                     self.edits.retain(|(port, ..), _| *port != name);
                     self.outcome.removed.push((name, gone.id));

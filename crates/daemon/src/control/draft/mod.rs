@@ -59,6 +59,8 @@ pub struct Draft<'w> {
     /// and their places among the changes.
     places: Vec<usize>,
     edits: HashMap<Place, GroupEdit>,
+    /// Ports that were put, by which operation.
+    put_ports: Vec<(Name, u32)>,
     /// Owners of layers that operations were about.
     layer_owners: HashMap<(Name, Name), Name>,
     /// The catalog has changed in this transaction,
@@ -88,8 +90,10 @@ pub struct Outcome {
     pub unchanged: u64,
     /// Ports whose policy changes, by name.
     pub touched: BTreeSet<Name>,
-    /// Ports that are made or made anew.
+    /// Ports that are made.
     pub made: BTreeSet<Name>,
+    /// Ports that stay and get another MAC, or other tenants, MTUs or sizes.
+    pub reshaped: BTreeSet<Name>,
     /// Ports that are removed.
     pub removed: Vec<(Name, PortId)>,
     /// The multicast set changes.
@@ -124,6 +128,7 @@ impl<'w> Draft<'w> {
             gathered: Batch::default(),
             places: Vec::new(),
             edits: HashMap::new(),
+            put_ports: Vec::new(),
             layer_owners: HashMap::new(),
             is_catalog_changed: false,
             are_names_stale: false,
@@ -359,6 +364,7 @@ impl<'w> Draft<'w> {
             }
         }
         self.put_gathered_rules();
+        self.check_macs();
         if !self.mistakes.is_empty() {
             return Ok(());
         }

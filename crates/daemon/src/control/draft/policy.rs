@@ -1,9 +1,10 @@
 //! Ports, layers, groups and rules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use lamina_api::wire::v1;
+use lamina_core::address::MacAddr;
 use lamina_core::flow::Direction;
 use lamina_core::layer::{Name, Rule, RuleList};
 
@@ -54,17 +55,6 @@ impl Draft<'_> {
                 return Ok(());
             }
         };
-        let taken = self
-            .state
-            .ports
-            .iter()
-            .find(|(other, port)| **other != name && port.config.mac == converted.config.mac);
-        if let Some((other, _)) = taken {
-            let message = format!("port `{other}` has the MAC {} already", converted.config.mac);
-            let help = "frames are forwarded by MAC: give every port its own";
-            self.refuse(&reference, mistake("duplicate", message, help));
-            return Ok(());
-        }
         let owner = self.owner.clone();
         if !self.record(&key, &owner, Vec::new(), content)? {
             return Ok(());
@@ -73,7 +63,7 @@ impl Draft<'_> {
             Some(known) => {
                 converted.layers = known.layers.clone();
                 if !same_config(&known.config, &converted.config) {
-                    self.outcome.made.insert(name.clone());
+                    self.outcome.reshaped.insert(name.clone());
                 }
             }
             None => {
@@ -81,8 +71,32 @@ impl Draft<'_> {
             }
         }
         self.outcome.touched.insert(name.clone());
+        self.put_ports.push((name.clone(), self.operation));
         self.state.ports.insert(name, Arc::new(converted));
         Ok(())
+    }
+
+    /// Refuses ports that were put and in the end have the MAC of another one. Two may exchange theirs.
+    pub(super) fn check_macs(&mut self) {
+        let put = std::mem::take(&mut self.put_ports);
+        let names: BTreeSet<&Name> = put.iter().map(|(name, _)| name).collect();
+        let others = self.state.ports.iter().filter(|(name, _)| !names.contains(name));
+        let mut owners: HashMap<MacAddr, Name> =
+            others.map(|(name, port)| (port.config.mac, name.clone())).collect();
+        for (name, operation) in &put {
+            let Some(port) = self.state.ports.get(name) else { continue };
+            // Of two that were put the later one is in the wrong.
+            let other = owners.entry(port.config.mac).or_insert_with(|| name.clone());
+            if other == name {
+                continue;
+            }
+            let message = format!("port `{other}` has the MAC {} already", port.config.mac);
+            let help = "frames are forwarded by MAC: give every port its own";
+            let reference =
+                v1::Ref { kind: v1::Kind::Port as i32, name: name.to_string(), ..v1::Ref::default() };
+            self.operation = *operation;
+            self.refuse(&reference, mistake("duplicate", message, help));
+        }
     }
 
     /// The owner of a layer that must exist and that the caller may change.
