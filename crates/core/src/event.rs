@@ -11,9 +11,9 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::flow::Direction;
+use crate::flow::{Direction, Value};
 use crate::layer::Name;
-use crate::resource::MappingKey;
+use crate::resource::{MappingKey, Rate};
 use crate::switch::PortId;
 
 /// The most events that wait to be drained.
@@ -29,6 +29,8 @@ pub enum Event {
     Limit(LimitReached),
     /// A rule gives a packet to the controller that owns its layer.
     Punt(Box<Punted>),
+    /// A rate limit begins to drop packets: one for each bucket, until it has dropped none for a while.
+    Rate(RateReached),
 }
 
 /// A key that is not mapped.
@@ -82,6 +84,25 @@ pub struct LimitReached {
     pub limit: u64,
 }
 
+/// A bucket of a rate limit that has run dry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RateReached {
+    /// The port whose packets are dropped.
+    pub port: PortId,
+    /// Which way they go.
+    pub direction: Direction,
+    /// The layer of the rule that drops them first.
+    pub layer: Name,
+    /// The rule's group and name.
+    pub rule: Option<(Name, Name)>,
+    /// The limit that the rule names; `None` for the rule's own.
+    pub limit: Option<Name>,
+    /// The values by which the limit tells its buckets apart; `None` for the bucket of all that found no room.
+    pub key: Option<Box<[Option<Value>]>>,
+    /// What passes in a second.
+    pub rate: Rate,
+}
+
 /// Who listens to one kind of event.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Audience {
@@ -112,8 +133,10 @@ pub struct Interests {
     pub misses: Audience,
     /// Punted packets, by the controller that owns the layer.
     pub punts: Audience,
-    /// Limits reached.
+    /// Limits of tables and queues reached.
     pub limits: bool,
+    /// Rate limits that begin to drop packets.
+    pub rates: bool,
 }
 
 /// Events on their way out: a bounded queue.

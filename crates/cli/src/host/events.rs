@@ -11,7 +11,7 @@ use super::DaemonArgs;
 use super::name::way;
 use super::output::{json, line, printable, time};
 
-/// Follow what happens: mapping misses, punted packets, limits reached, ports up and down.
+/// Follow what happens: mapping misses, punted packets, tables that are full, rates exceeded, ports up and down.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
     /// Only events of these kinds; without one, all.
@@ -36,6 +36,7 @@ enum EventArg {
     MappingMiss,
     Punt,
     Limit,
+    Rate,
     PortUp,
     PortDown,
     Lost,
@@ -47,6 +48,7 @@ impl EventArg {
             EventArg::MappingMiss => EventKind::MappingMiss,
             EventArg::Punt => EventKind::Punt,
             EventArg::Limit => EventKind::Limit,
+            EventArg::Rate => EventKind::Rate,
             EventArg::PortUp => EventKind::PortUp,
             EventArg::PortDown => EventKind::PortDown,
             EventArg::Lost => EventKind::Lost,
@@ -61,6 +63,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::MappingMiss => "mapping-miss",
         EventKind::Punt => "punt",
         EventKind::Limit => "limit",
+        EventKind::Rate => "rate",
         EventKind::PortUp => "port-up",
         EventKind::PortDown => "port-down",
         EventKind::Lost => "lost",
@@ -111,6 +114,20 @@ fn render(event: &Event) -> String {
             decode::line(&event.packet)
         ),
         EventKind::Limit => format!(": {} is full, its limit is {}", event.table, event.limit),
+        EventKind::Rate => {
+            let of =
+                if event.table.is_empty() { String::new() } else { format!(" of limit {}", event.table) };
+            let key =
+                if event.key.is_empty() { String::new() } else { format!(" for {}", event.key.join(" ")) };
+            format!(
+                ": {} {}/{}/{} drops what exceeds {} a second{of}{key}",
+                way(event.direction),
+                event.layer,
+                event.group,
+                event.rule,
+                event.limit
+            )
+        }
         EventKind::Lost => format!(": {} events were lost, this reader is too slow", event.lost),
         EventKind::PortUp | EventKind::PortDown | EventKind::Unspecified => String::new(),
     };
@@ -138,6 +155,15 @@ fn to_json(event: &Event) -> Value {
         }
         EventKind::Limit => {
             value["table"] = json!(event.table);
+            value["limit"] = json!(event.limit);
+        }
+        EventKind::Rate => {
+            value["layer"] = json!(event.layer);
+            value["group"] = json!(event.group);
+            value["rule"] = json!(event.rule);
+            value["direction"] = json!(way(event.direction));
+            value["table"] = json!(event.table);
+            value["key"] = json!(event.key);
             value["limit"] = json!(event.limit);
         }
         EventKind::Lost => value["lost"] = json!(event.lost),

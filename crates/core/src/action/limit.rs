@@ -14,7 +14,7 @@ pub struct Limit {
 }
 
 /// Where the tokens come from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Limiter {
     /// A bucket of the rule's own.
     Own(Rate),

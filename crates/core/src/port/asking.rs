@@ -93,6 +93,9 @@ impl Port {
             let (used, limit) = (meter.cells.len(), meter.limit);
             visit(&mut meter.full, &Table { kind: "meter", name: &meter.name, used, limit });
         }
+        self.policers.each_full(&mut |full, name, used, limit| {
+            visit(full, &Table { kind: "limit", name, used, limit });
+        });
         let Some(program) = &self.program else { return };
         for (layer, table) in program.layers.iter().zip(&self.tables) {
             let Some(Some(flows)) = self.layer_tables.get_mut(*table as usize) else { continue };

@@ -33,7 +33,7 @@ pub(crate) use layer_flow::LayerPair;
 pub(crate) use layer_flow::Side;
 pub(crate) use mirror::{CopyWay, Cut, FlowCopy, OuterHeaders, PlannedCopy};
 pub(crate) use observe::{Decision, GroupVerdict, Observer};
-pub(crate) use policer::{Charge, PassedLimit};
+pub(crate) use policer::{Charge, PassedLimit, Refused};
 pub(crate) use resolve::{Entry, Planned, Resolution};
 
 use alloc::collections::VecDeque;

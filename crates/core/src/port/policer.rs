@@ -5,6 +5,9 @@
 //! there and takes none at all, like one that a rule blocks. A bucket that does not exist yet is a full one, so it
 //! is made when it is first taken from, and asking changes nothing: simulation asks, too. A cached answer remembers
 //! the buckets, never what they said.
+//!
+//! A bucket that begins to drop is news, once until it has dropped nothing for [`QUIET`]: a flood tells of itself
+//! once, however long it lasts, and so does each of its sources where the limit tells them apart.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -18,12 +21,17 @@ use super::token_bucket::TokenBucket;
 use super::{CellKey, Port};
 use crate::action::Limiter;
 use crate::drop_reason::DropReason;
+use crate::event::{Event, Events, RateReached};
 use crate::flow::{Direction, Value};
 use crate::inspect::{DropPlace, Full, LimitUse, Lost};
 use crate::layer::{LimitChange, Name, Program};
 use crate::resource::{LimitSpec, MeterCounts, Rate};
 use crate::stats::{Count, Slot};
-use crate::time::Instant;
+use crate::switch::PortId;
+use crate::time::{Duration, Instant};
+
+/// A bucket that has dropped nothing for so long may tell again that it begins to.
+const QUIET: Duration = Duration::from_seconds(10);
 
 /// A limit that a packet passes on its walk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +53,7 @@ pub(crate) struct PassedLimit {
 /// A bucket that a cached answer takes tokens from, and what counts the packet when it has none.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Charge {
+    by: Limiter,
     bucket: u32,
     place: DropPlace,
     refused: Box<[Slot]>,
@@ -56,7 +65,24 @@ pub(super) struct Policers {
     /// By the ids of the limits.
     shared: Vec<Policer>,
     own: HashMap<Slot, u32, crate::hash::TableHasher>,
-    buckets: Slab<TokenBucket>,
+    buckets: Slab<Bucket>,
+}
+
+/// A bucket, and what is to be told of it.
+#[derive(Debug)]
+struct Bucket {
+    tokens: TokenBucket,
+    /// The key under which it was made; `None` for the bucket of all that found the table full.
+    key: Option<CellKey>,
+    /// The last packet that it dropped while somebody listened.
+    dropped: Option<Instant>,
+}
+
+/// A packet that a bucket lacks tokens for.
+pub(crate) struct Refused {
+    by: Limiter,
+    bucket: u32,
+    place: DropPlace,
 }
 
 /// The buckets of one limit.
@@ -148,7 +174,7 @@ impl Port {
                 policer.full.note(now);
             }
             if let Some(bucket) = self.policers.buckets.get_mut(id) {
-                bucket.take(now, count);
+                bucket.tokens.take(now, count);
             }
             let mut refused = Vec::from([limit.slot]);
             if let Some(program) = &self.program {
@@ -162,35 +188,72 @@ impl Port {
                 );
             }
             let place = limit.place.clone();
-            charges.push(Charge { bucket: id, place, refused: refused.into_boxed_slice() });
+            charges.push(Charge { by: limit.by, bucket: id, place, refused: refused.into_boxed_slice() });
         }
         charges.into_boxed_slice()
     }
 
-    /// Takes the tokens that the answer of unified flow `id` needs for a packet that counts as `count`. False when
+    /// Takes the tokens that the answer of unified flow `id` needs for a packet that counts as `count`. An error when
     /// there are not enough: then it is `lost`, which is counted.
-    pub(crate) fn charge(&mut self, id: u32, count: Count, direction: Direction, lost: &Lost<'_>) -> bool {
+    pub(crate) fn charge(
+        &mut self,
+        id: u32,
+        count: Count,
+        direction: Direction,
+        lost: &Lost<'_>,
+    ) -> Result<(), Refused> {
         let now = lost.now;
-        let Some(flow) = self.flows.get(id) else { return true };
-        let Some(answer) = self.answers.get(flow.basis.answer) else { return true };
+        let Some(flow) = self.flows.get(id) else { return Ok(()) };
+        let Some(answer) = self.answers.get(flow.basis.answer) else { return Ok(()) };
         let buckets = &mut self.policers.buckets;
-        let lacks =
-            |charge: &&Charge| buckets.get(charge.bucket).is_some_and(|bucket| !bucket.admits(now, count));
+        let lacks = |charge: &&Charge| {
+            buckets.get(charge.bucket).is_some_and(|bucket| !bucket.tokens.admits(now, count))
+        };
         if let Some(refused) = answer.charges.iter().find(lacks) {
             self.flow_counters.hits += 1;
             for slot in &refused.refused {
                 self.counters.add(*slot, lost.count);
             }
-            let place = refused.place.clone();
-            self.lose(DropReason::Limited, direction, Some(&place), lost);
-            return false;
+            let Charge { by, bucket, place, .. } = refused;
+            let refused = Refused { by: *by, bucket: *bucket, place: place.clone() };
+            self.lose(DropReason::Limited, direction, Some(&refused.place), lost);
+            return Err(refused);
         }
         for charge in &answer.charges {
             if let Some(bucket) = buckets.get_mut(charge.bucket) {
-                bucket.take(now, count);
+                bucket.tokens.take(now, count);
             }
         }
-        true
+        Ok(())
+    }
+
+    /// The bucket of the limit number `passed` of `plan`, which lacks tokens.
+    pub(crate) fn refusal(&self, plan: &Resolution, passed: usize) -> Option<Refused> {
+        let places = self.policers.places(plan);
+        let (_, place) = places.into_iter().find(|(limit, _)| *limit == passed)?;
+        // One that is to be made is full.
+        let Place::Bucket(bucket) = place else { return None };
+        let limit = &plan.limits[passed];
+        Some(Refused { by: limit.by, bucket, place: limit.place.clone() })
+    }
+
+    /// Tells that a bucket begins to drop packets, unless it did so lately.
+    pub(crate) fn tell_rate(
+        &mut self,
+        refused: Refused,
+        (port, direction): (PortId, Direction),
+        now: Instant,
+        events: &mut Events,
+    ) {
+        let limit = self.policers.shared(refused.by).map(|policer| policer.spec.name.clone());
+        let Some(bucket) = self.policers.buckets.get_mut(refused.bucket) else { return };
+        let is_news = bucket.dropped.is_none_or(|last| now - last > QUIET);
+        bucket.dropped = Some(now);
+        if is_news {
+            let (key, rate) = (bucket.key.clone(), bucket.tokens.rate());
+            let DropPlace { layer, rule } = refused.place;
+            events.push(Event::Rate(RateReached { port, direction, layer, rule, limit, key, rate }));
+        }
     }
 
     /// How many buckets each named limit has.
@@ -203,6 +266,13 @@ impl Port {
 }
 
 impl Policers {
+    /// Every limit's table of buckets: how often it was full, its name, its use and size.
+    pub(super) fn each_full(&mut self, visit: &mut dyn FnMut(&mut Full, &str, usize, usize)) {
+        for policer in &mut self.shared {
+            visit(&mut policer.full, &policer.spec.name, policer.buckets.len(), policer.spec.buckets);
+        }
+    }
+
     fn shared(&self, by: Limiter) -> Option<&Policer> {
         match by {
             Limiter::Shared(id) => self.shared.get(id.0 as usize),
@@ -263,7 +333,7 @@ impl Policers {
 
     fn bucket(&self, limit: &PassedLimit, place: Place) -> Option<TokenBucket> {
         match place {
-            Place::Bucket(id) => self.buckets.get(id).copied(),
+            Place::Bucket(id) => self.buckets.get(id).map(|bucket| bucket.tokens),
             Place::New | Place::NewOther => self.rate(limit.by).map(TokenBucket::new),
         }
     }
@@ -272,7 +342,12 @@ impl Policers {
         if let Place::Bucket(id) = place {
             return Some(id);
         }
-        let id = self.buckets.insert(TokenBucket::new(self.rate(limit.by)?));
+        let key = (place == Place::New).then(|| limit.key.clone());
+        let id = self.buckets.insert(Bucket {
+            tokens: TokenBucket::new(self.rate(limit.by)?),
+            key,
+            dropped: None,
+        });
         match (self.shared_mut(limit.by), place) {
             (Some(policer), Place::New) => {
                 policer.buckets.insert(limit.key.clone(), id);
@@ -300,7 +375,7 @@ impl Policers {
     fn change_own(&mut self, LimitChange { slot, rate }: LimitChange) {
         let Some(id) = self.own.get(&slot).copied() else { return };
         match (self.buckets.get_mut(id), rate) {
-            (Some(bucket), Some(rate)) if bucket.unit() == rate.unit => bucket.set_rate(rate),
+            (Some(bucket), Some(rate)) if bucket.tokens.unit() == rate.unit => bucket.tokens.set_rate(rate),
             _ => {
                 self.own.remove(&slot);
                 self.buckets.remove(id);
@@ -366,7 +441,7 @@ impl Policers {
             if policer.spec.rate != spec.rate {
                 for id in policer.ids() {
                     if let Some(bucket) = self.buckets.get_mut(id) {
-                        bucket.set_rate(spec.rate);
+                        bucket.tokens.set_rate(spec.rate);
                     }
                 }
                 policer.spec.rate = spec.rate;

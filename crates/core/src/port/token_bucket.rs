@@ -38,6 +38,10 @@ impl TokenBucket {
         self.level = self.level.min(self.capacity());
     }
 
+    pub(crate) const fn rate(&self) -> Rate {
+        self.rate
+    }
+
     pub(crate) const fn unit(&self) -> RateUnit {
         self.rate.unit
     }

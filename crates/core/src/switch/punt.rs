@@ -48,7 +48,7 @@ impl Crossing<'_> {
         let count = guest_side(self.direction, entered, parsed, packet);
         if let Some(passed) = port.limited(&[], &plan, count, self.now) {
             copied.take_back(output);
-            return self.limit(port, plan, passed, &lost);
+            return self.limit(port, plan, passed, &lost, output);
         }
         if let Err(reason) = self.give(port, &plan, punt, packet, output) {
             copied.take_back(output);

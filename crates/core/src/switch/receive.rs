@@ -23,7 +23,7 @@ use crate::flow::{Direction, FieldSet, HeaderStack, Ufid};
 use crate::inspect::Lost;
 use crate::layer::{MalformedPolicy, Name, Program};
 use crate::packet::{Batch, Packet, Parsed, parse_opaque};
-use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Resolution};
+use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Refused, Resolution};
 use crate::resource::LiveMappings;
 use crate::stats::Count;
 use crate::time::Instant;
@@ -430,7 +430,8 @@ impl Crossing<'_> {
         let count = guest_side(self.direction, entered, parsed, packet);
         if is_limited {
             let lost = Lost { now: self.now, count: offered, length: entered, headers: Some(&parsed.stack) };
-            if !port.charge(id, count, self.direction, &lost) {
+            if let Err(refused) = port.charge(id, count, self.direction, &lost) {
+                self.tell_rate(port, refused, output);
                 if let Some(copied) = copied {
                     copied.take_back(output);
                 }
@@ -580,7 +581,7 @@ impl Crossing<'_> {
                 let count = guest_side(self.direction, entered, parsed, packet);
                 if let Some(passed) = port.limited(&[], &plan, count, self.now) {
                     copied.take_back(output);
-                    return self.limit(port, plan, passed, &lost);
+                    return self.limit(port, plan, passed, &lost, output);
                 }
                 self.count(port, count);
                 let committed: Committed = port.commit(&entry, &mut plan, count);
@@ -591,6 +592,12 @@ impl Crossing<'_> {
                 }
                 Fate::Forward(egress)
             }
+        }
+    }
+
+    pub(in crate::switch) fn tell_rate(&self, port: &mut Port, refused: Refused, output: &mut Output) {
+        if self.interests.rates {
+            port.tell_rate(refused, (self.id, self.direction), self.now, &mut output.events);
         }
     }
 

@@ -48,7 +48,7 @@ pub use changes::{ChangeLog, Since};
 pub use devices::{Device, Devices, Interfaces};
 pub use events::{EventHub, wall_clock};
 pub use mistake::{MAX_MISTAKES, Mistakes, mistake};
-pub use relay::{EventRings, event_rings};
+pub use relay::{EventRings, event_rings, value_text};
 pub use rights::{Caller, Controller, Rights};
 pub use state::{LayerState, PortState, State};
 pub use store::{Store, StoreError};
@@ -532,7 +532,9 @@ impl Control {
         let mut configs = Vec::new();
         for name in std::mem::take(&mut outcome.reshaped) {
             match self.state.ports.get(&name) {
-                Some(port) if self.attached.contains_key(&name) => configs.push((port.id, port.config.clone())),
+                Some(port) if self.attached.contains_key(&name) => {
+                    configs.push((port.id, port.config.clone()))
+                }
                 Some(_) => drop(outcome.made.insert(name)),
                 None => {}
             }

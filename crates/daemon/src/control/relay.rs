@@ -14,7 +14,8 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use lamina_api::wire::v1;
-use lamina_core::event::{Audience, Event, Interests, LimitReached, MappingMiss, Punted};
+use lamina_core::event::{Audience, Event, Interests, LimitReached, MappingMiss, Punted, RateReached};
+use lamina_core::flow::{Family, Value};
 use lamina_core::layer::Name;
 use lamina_core::switch::PortId;
 use tracing::{error, warn};
@@ -93,6 +94,15 @@ impl Drop for Relay {
     }
 }
 
+/// A field's value for people and programs: an address as such, anything else as a number.
+pub fn value_text(value: Value) -> String {
+    match value.family {
+        Family::Number => value.bits.to_string(),
+        Family::Ipv4 => std::net::Ipv4Addr::from_bits(value.bits as u32).to_string(),
+        Family::Ipv6 => std::net::Ipv6Addr::from_bits(value.bits).to_string(),
+    }
+}
+
 struct Running {
     shared: Arc<Shared>,
     rings: EventRings,
@@ -158,7 +168,8 @@ impl Running {
         let limits = events.has_any_subscriber(v1::EventKind::Limit);
         let heard: BTreeSet<Name> = events.controllers(v1::EventKind::Punt);
         let punts = if heard.is_empty() { Audience::Nobody } else { Audience::Of(heard) };
-        Interests { misses, punts, limits }
+        let rates = events.has_any_subscriber(v1::EventKind::Rate);
+        Interests { misses, punts, limits, rates }
     }
 
     /// Who answers for a mapping table: its owner and its agents.
@@ -188,6 +199,7 @@ impl Running {
                     Event::MappingMiss(miss) => self.tell_miss(worker, &miss),
                     Event::Limit(reached) => self.tell_limit(reached),
                     Event::Punt(punted) => self.tell_punt(*punted),
+                    Event::Rate(reached) => self.tell_rate(&reached),
                     _ => {}
                 }
             }
@@ -244,6 +256,29 @@ impl Running {
             ..v1::Event::default()
         };
         self.shared.events.publish(event, Some(vec![punted.owner]));
+    }
+
+    fn tell_rate(&self, reached: &RateReached) {
+        let text = |value: &Option<Value>| value.map_or_else(|| "-".to_string(), value_text);
+        let key = match &reached.key {
+            Some(key) => key.iter().map(text).collect(),
+            None => vec!["other".into()],
+        };
+        let (group, rule) =
+            reached.rule.as_ref().map(|(group, rule)| (&**group, &**rule)).unwrap_or_default();
+        let event = v1::Event {
+            kind: v1::EventKind::Rate as i32,
+            port: self.port_name(reached.port),
+            direction: written(reached.direction) as i32,
+            layer: reached.layer.to_string(),
+            group: group.to_string(),
+            rule: rule.to_string(),
+            table: reached.limit.as_ref().map(ToString::to_string).unwrap_or_default(),
+            key,
+            limit: reached.rate.per_second,
+            ..v1::Event::default()
+        };
+        self.shared.events.publish(event, None);
     }
 
     fn port_name(&self, id: PortId) -> String {

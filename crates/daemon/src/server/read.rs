@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 use futures_util::stream;
 use ipnet::IpNet;
 use lamina_api::wire::v1;
-use lamina_core::flow::{Direction, Family, HeaderGroup, HeaderStack, L3, L4, Value};
+use lamina_core::flow::{Direction, HeaderGroup, HeaderStack, L3, L4};
 use lamina_core::inspect::{DropRow, FlowCursor, FlowEgress, FlowFilter, FlowInfo, PacketFilter};
 use lamina_core::layer::Name;
 use lamina_core::stats::{Count, PortCounters, rule_path};
@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::{Answers, Service};
 use crate::control::key::{direction, written};
-use crate::control::{Caller, Shared, mistake, wall_clock};
+use crate::control::{Caller, Shared, mistake, value_text, wall_clock};
 use crate::convert::UPLINK;
 use crate::host::HostError;
 
@@ -513,15 +513,6 @@ fn counter_rows(port: &Name, counters: &PortCounters, only: &str, rows: &mut Vec
                 ..row("meter", "", None, "", &meter.name, meter.other)
             });
         }
-    }
-}
-
-/// A field's value for people and programs: an address as such, anything else as a number.
-fn value_text(value: Value) -> String {
-    match value.family {
-        Family::Number => value.bits.to_string(),
-        Family::Ipv4 => std::net::Ipv4Addr::from_bits(value.bits as u32).to_string(),
-        Family::Ipv6 => std::net::Ipv6Addr::from_bits(value.bits).to_string(),
     }
 }
 

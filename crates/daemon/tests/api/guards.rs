@@ -210,6 +210,65 @@ ports:
 }
 
 #[test]
+fn a_rate_that_is_exceeded_is_told_once_for_each_key() {
+    const POLICY: &str = r#"
+version: 1
+resources:
+  limits: { each: { packets: 1/s, burst: 2, key: ip.src, limit: 2 } }
+ports:
+  vm1:
+    mac: "02:00:00:00:00:01"
+    layers:
+      - name: police
+        priority: 10
+        outbound: [ { group: all, rules: [ { name: each, action: { limit: each } } ] } ]
+  vm2: { mac: "02:00:00:00:00:02" }
+"#;
+    let (rig, guests) = start();
+    block_on(async {
+        let mut client = rig.client().await;
+        apply(&mut client, "host", operations(POLICY)).await.unwrap();
+        let kinds = vec![v1::EventKind::Rate as i32, v1::EventKind::Limit as i32];
+        let request = v1::EventsRequest { controller: "qos".into(), kinds, after_sequence: 0 };
+        let mut events = client.events(request).await.unwrap().into_inner();
+        let other = Ipv4Addr::new(10, 0, 0, 2);
+        let frame = |from: u8| {
+            let packet = ipv4(Ipv4Addr::new(10, 0, 1, from), other, 17, &udp(1, 2));
+            ethernet(mac(2), mac(1), 0x0800, &packet)
+        };
+        // Two sources have a bucket each; the others share one, and that there is no room for theirs is told, too.
+        let mut told = Vec::new();
+        for source in [1, 2, 3] {
+            (0..10).for_each(|_| guests.send("vm1", &frame(source)));
+            let count = if source == 3 { 2 } else { 1 };
+            for _ in 0..count {
+                let event = tokio::time::timeout(PATIENCE, events.message()).await.unwrap().unwrap().unwrap();
+                assert_eq!(event.port, "vm1");
+                if event.kind() == v1::EventKind::Rate {
+                    assert_eq!(event.direction(), v1::Direction::Outbound);
+                    let place = [event.layer, event.group, event.rule].join("/");
+                    told.push(format!("{place} {} {} {}", event.table, event.key.join(","), event.limit));
+                } else {
+                    told.push(format!("{} {}", event.table, event.limit));
+                }
+            }
+        }
+        told.sort();
+        let expected = [
+            "limit each 2",
+            "police/all/each each 10.0.1.1 1",
+            "police/all/each each 10.0.1.2 1",
+            "police/all/each each other 1",
+        ];
+        assert_eq!(told, expected);
+        // More of the same is no news.
+        [1, 2, 3].iter().for_each(|source| guests.send("vm1", &frame(*source)));
+        let more = tokio::time::timeout(Duration::from_millis(300), events.message()).await;
+        assert!(more.is_err(), "{more:?}");
+    });
+}
+
+#[test]
 fn access_and_trunk_ports_share_vlans_and_nothing_else() {
     const POLICY: &str = r#"
 version: 1
@@ -341,7 +400,7 @@ ports:
       - name: acl
         priority: 10
         default: { inbound: block }
-        outbound: [ { group: all, rules: [ { name: any, action: allow, stateful: { time-to-live: 600s } } ] } ]
+        outbound: [ { group: all, rules: [ { name: any, action: allow, stateful: { ttl: 600s } } ] } ]
 "#;
     let (devices, guests) = memory_devices();
     let rig = Rig::start(Setup { devices, ..Setup::default() });
@@ -366,7 +425,11 @@ ports:
             ("tenants", "tenants: [7, 8]", peer),
             ("small tables", "limits: { unified-flows: 16, drop-cache: 0, idle: 10s }", peer),
             ("large tables", "limits: { unified-flows: 100000, drop-cache: 4096 }", peer),
-            ("all", "mtu: 1300, tenants: [9], limits: { unified-flows: 64 }, addresses: [10.0.0.1], guard: strict", peer),
+            (
+                "all",
+                "mtu: 1300, tenants: [9], limits: { unified-flows: 64 }, addresses: [10.0.0.1], guard: strict",
+                peer,
+            ),
         ];
         for (what, properties, peer) in changes {
             let stop = Arc::new(AtomicBool::new(false));
@@ -391,14 +454,20 @@ ports:
         }
 
         // Another MAC is another address of the same guest; two ports may exchange theirs.
-        apply(&mut client, "host", guest(r#"mac: "02:00:00:00:00:02""#, r#"mac: "02:00:00:00:00:01""#)).await.unwrap();
+        apply(&mut client, "host", guest(r#"mac: "02:00:00:00:00:02""#, r#"mac: "02:00:00:00:00:01""#))
+            .await
+            .unwrap();
         let back = ethernet(mac(2), mac(1), 0x0800, &ipv4(other, own, 17, &udp(53, 1000)));
         guests.send("vm2", &back);
         assert_eq!(guests.wait("vm1", PATIENCE), back);
         let rows = drops(&mut client, "vm1").await;
         assert_eq!(rows.values().sum::<u64>(), 1, "nothing was dropped but the first answer: {rows:?}");
 
-        // What the guard does not allow ends.
+        // What the guard no longer allows ends.
+        let honest = "mac: \"02:00:00:00:00:01\", addresses: [10.0.0.1], guard: strict";
+        apply(&mut client, "host", guest(honest, peer)).await.unwrap();
+        guests.send("vm1", &request(1));
+        assert_eq!(guests.wait("vm2", PATIENCE), request(1));
         let spoofing = r#"mac: "02:00:00:00:00:01", addresses: [10.0.0.9], guard: strict"#;
         apply(&mut client, "host", guest(spoofing, peer)).await.unwrap();
         guests.send("vm1", &request(1));

@@ -75,6 +75,8 @@ pub struct Subscribe {
     pub punts: Vec<String>,
     /// Limits reached.
     pub limits: bool,
+    /// Rates exceeded.
+    pub rates: bool,
 }
 
 /// A packet that a controller sends.

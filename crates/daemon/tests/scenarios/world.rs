@@ -161,7 +161,7 @@ impl World {
     pub fn subscribe(&mut self, subscribe: &Subscribe) {
         let names = |names: &[String]| Audience::Of(names.iter().map(|name| name.as_str().into()).collect());
         let (misses, punts) = (names(&subscribe.misses), names(&subscribe.punts));
-        let interests = Interests { misses, punts, limits: subscribe.limits };
+        let interests = Interests { misses, punts, limits: subscribe.limits, rates: subscribe.rates };
         self.switch.set_interests(interests);
     }
 
@@ -405,6 +405,19 @@ fn event_text(event: &Event, name: &impl Fn(&PortId) -> String) -> String {
                 |frame| format!("{}, {} bytes", addresses_text(&frame), punted.length),
             );
             format!("punt {port} {direction} {place} {} {headers}", punted.queue)
+        }
+        Event::Rate(reached) => {
+            let (port, direction) = (name(&reached.port), reached.direction.name());
+            let (group, rule) = reached.rule.clone().unwrap_or_else(|| ("".into(), "".into()));
+            let by = reached.limit.as_deref().unwrap_or("its own");
+            let key = match &reached.key {
+                Some(key) => {
+                    key.iter().map(|value| format!(" {:x}", value.map_or(0, |value| value.bits))).collect()
+                }
+                None => " other".to_string(),
+            };
+            let rate = reached.rate.per_second;
+            format!("rate {port} {direction} {}/{group}/{rule} {by}{key} {rate}", reached.layer)
         }
         other => format!("{other:?}"),
     }

@@ -213,6 +213,16 @@ impl Host for Service {
             },
             Event { table: "unified flows".into(), limit: 1024, ..event(3, EventKind::Limit) },
             event(4, EventKind::PortUp),
+            Event {
+                layer: "guard".into(),
+                group: "rate".into(),
+                rule: "arp".into(),
+                direction: Direction::Outbound.into(),
+                table: "each".into(),
+                key: vec!["10.0.0.9".into(), "6".into()],
+                limit: 20,
+                ..event(5, EventKind::Rate)
+            },
             event(6, EventKind::PortDown),
             Event { lost: 12, port: String::new(), ..event(7, EventKind::Lost) },
         ];

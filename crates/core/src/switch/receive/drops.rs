@@ -9,6 +9,7 @@ use crate::packet::{Packet, Parsed};
 use crate::port::{Planned, Port, Resolution};
 use crate::resource::MeterCounts;
 use crate::stats::Count;
+use crate::switch::Output;
 
 impl Crossing<'_> {
     /// A packet that its cached answer does not fit (its TTL would reach 0, it is too big): the layers are asked
@@ -44,7 +45,11 @@ impl Crossing<'_> {
         mut plan: Resolution,
         passed: usize,
         lost: &Lost<'_>,
+        output: &mut Output,
     ) -> Fate {
+        if let Some(refused) = port.refusal(&plan, passed) {
+            self.tell_rate(port, refused, output);
+        }
         let limit = &plan.limits[passed];
         plan.meters.truncate(limit.meters);
         plan.slots = Vec::from([limit.slot]);

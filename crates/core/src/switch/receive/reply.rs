@@ -43,7 +43,7 @@ impl Crossing<'_> {
         let count = guest_side(self.direction, entered, parsed, packet);
         if let Some(passed) = port.limited(&[], &plan, count, self.now) {
             copied.take_back(output);
-            return self.limit(port, plan, passed, &lost);
+            return self.limit(port, plan, passed, &lost, output);
         }
         self.count(port, count);
         port.commit(entry, &mut plan, count);
@@ -112,7 +112,7 @@ impl Crossing<'_> {
                         let count = guest_side(self.direction, entered, parsed, packet);
                         if let Some(passed) = port.limited(&[], &plan, count, self.now) {
                             copied.take_back(output);
-                            return self.limit(port, plan, passed, &lost);
+                            return self.limit(port, plan, passed, &lost, output);
                         }
                         self.count(port, count);
                         port.commit(entry, &mut plan, count);
