@@ -13,7 +13,7 @@ use lamina_core::layer::{
 use lamina_core::packet::Packet;
 use lamina_core::resource::{MeterCounts, MeterId, MeterSpec, Resources};
 use lamina_core::simulate::TraceOutcome;
-use lamina_core::switch::{Output, PortConfig, PortId, PortLimits, PublishError, Switch, SwitchConfig};
+use lamina_core::switch::{Output, PortConfig, PortId, PortLimits, PublishError, SetPortError, Switch, SwitchConfig};
 use lamina_core::time::{Duration, Instant};
 use lamina_core::transposition::{HeaderOp, Modify, ModifyL3, ModifyL4, Transposition, Ttl};
 use lamina_testkit::builder::eth;
@@ -170,6 +170,65 @@ fn a_full_unified_flow_table_evicts_and_stays_exact() {
         3 * 200 * 2,
         "both directions, evicted flows included"
     );
+}
+
+#[test]
+fn tables_of_another_size_keep_conversations_and_counts() {
+    let mut bed = Bed::new(PortLimits::default(), admit(100, 10_000));
+    let config = |name: &str, mac, unified_flows| {
+        let limits = PortLimits { unified_flows, drop_cache: 0, ..PortLimits::default() };
+        PortConfig { name: name.into(), mac, tenants: vec![], mtu: 0, limits }
+    };
+    let mut sent = 0;
+    for (round, size) in [65_536, 16, 2, 300, 65_536].into_iter().enumerate() {
+        bed.switch.set_ports(&[(A, config("a", MAC_A, size))]).unwrap();
+        let counters = bed.switch.counters(A).unwrap();
+        let is_first = round == 0;
+        assert_eq!((counters.flows.unified, counters.flows.conversations), (0, if is_first { 0 } else { 200 }));
+        for n in 0..200 {
+            // Only the first time anything is asked before it is answered.
+            if is_first {
+                assert!(bed.out(1000 + n));
+                sent += 1;
+            }
+            assert_eq!(bed.send(B, udp_reply(1000 + n)).len(), 1, "round {round}");
+            assert!(bed.out(1000 + n));
+            sent += 2;
+        }
+        let counters = bed.switch.counters(A).unwrap();
+        assert_eq!(counters.flows.unified, size.min(400));
+        assert_eq!(counters.layers[0].groups[1].rules[0].1.packets, sent, "no packet is forgotten");
+    }
+    let drops = bed.switch.counters(A).unwrap().drops;
+    assert_eq!(drops.iter().map(|(_, packets)| packets).sum::<u64>(), 0);
+}
+
+#[test]
+fn ports_change_all_at_once_or_not_at_all() {
+    let mut bed = Bed::new(PortLimits::default(), admit(100, 10));
+    let config = |name: &str, mac, mtu| {
+        PortConfig { name: name.into(), mac, tenants: vec![], mtu, limits: PortLimits::default() }
+    };
+    assert!(bed.out(1000));
+    let unknown = PortId(9);
+    let other = MacAddr([2, 0, 0, 0, 0, 9]);
+    for (changes, error) in [
+        (vec![(A, config("a", other, 0)), (unknown, config("x", MAC_A, 0))], SetPortError::NoSuchPort(unknown)),
+        (vec![(A, config("a", MAC_B, 0))], SetPortError::DuplicateMac(A)),
+        (vec![(A, config("a", other, 0)), (B, config("b", other, 0))], SetPortError::DuplicateMac(B)),
+    ] {
+        assert_eq!(bed.switch.set_ports(&changes), Err(error));
+        assert_eq!(bed.send(B, udp_reply(1000)).len(), 1, "nothing has changed");
+    }
+    // They exchange their MACs; a frame that is too long for the other one's new MTU goes nowhere.
+    bed.switch.set_ports(&[(A, config("a", MAC_B, 0)), (B, config("b", MAC_A, 33))]).unwrap();
+    assert!(bed.send(B, udp_reply(1000)).is_empty(), "the MAC that is now its own");
+    let answer = eth(MAC_A, MAC_B).ipv4("10.0.0.2", "10.0.0.1").udp(80, 1000).payload(b"hello").frame();
+    assert_eq!(bed.send(B, answer)[0].0, A);
+    assert!(bed.send(A, udp(MAC_B, MAC_A, 1000)).len() == 1);
+    bed.switch.set_ports(&[(B, config("b", MAC_A, 32))]).unwrap();
+    assert!(bed.send(A, udp(MAC_B, MAC_A, 1000)).is_empty());
+    assert_eq!(bed.switch.counters(B).unwrap().drops.of(DropReason::TooBig), 1);
 }
 
 #[test]
