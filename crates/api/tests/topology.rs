@@ -93,6 +93,16 @@ fn defaults_and_names_are_resolved() {
 }
 
 #[test]
+fn frames_are_between_devices() {
+    let checks = "  - { name: tagged, frames: { from: vm2, to: vm1, tags: [100, 20], count: 1 } }\n";
+    let topology = with_checks(checks).unwrap_or_else(|report| panic!("{report}"));
+    let Probe::Frames(frames) = &topology.checks[0].probe else { panic!("{:?}", topology.checks) };
+    assert_eq!((&frames.tags[..], &frames.arrives[..], frames.count), (&[100, 20][..], &[][..], 1));
+    assert_eq!(frames.macs.map(|mac| mac.0[5]), [2, 1]);
+    assert_eq!(frames.addresses.map(|address| address.to_string()), ["10.0.0.2", "10.0.0.1"]);
+}
+
+#[test]
 fn mistakes_in_checks_are_underlined() {
     let one = |check: &str| {
         let mut found = mistakes(with_checks(&format!("  - {check}\n")));
@@ -116,6 +126,11 @@ fn mistakes_in_checks_are_underlined() {
     assert_eq!(shares("{ vm2: half }"), at(Code::BadValue, "half"));
     assert_eq!(one("{ name: a, apply: { host: k, remove: acl } }"), at(Code::MissingResource, "k"));
     assert_eq!(one("{ name: a, wait: 1s, meanwhile: [] }"), at(Code::Conflict, "[]"));
+    let frames = |fields: &str| one(&format!("{{ name: a, frames: {{ from: vm1, {fields} }} }}"));
+    assert_eq!(frames("to: k"), at(Code::MissingResource, "k"));
+    assert_eq!(frames("to: vm2, tags: [4095]"), at(Code::OutOfRange, "4095"));
+    assert_eq!(frames("to: vm2, arrives: [1, 2, 3]"), at(Code::OutOfRange, "[1, 2, 3]"));
+    assert_eq!(frames("to: 10.0.0.2"), at(Code::MissingResource, "10.0.0.2"));
     let counts = |count: &str| one(&format!("{{ name: a, wait: 1s, counts: [{count}] }}"));
     assert_eq!(counts("{ port: k, drops: blocked, packets: 1 }"), at(Code::MissingResource, "k"));
     assert_eq!(counts("{ port: vm1, drops: blocked }"), at(Code::MissingField, "port"));

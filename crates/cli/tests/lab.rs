@@ -109,7 +109,7 @@ fn the_gateway_example_passes() {
 
 #[test]
 fn vlans_and_guards_of_one_host() {
-    passes("examples/vlan-trunk.yaml", 6);
+    passes("examples/vlan-trunk.yaml", 10);
 }
 
 #[test]

@@ -13,7 +13,9 @@ use lamina_core::layer::{
 use lamina_core::packet::Packet;
 use lamina_core::resource::{MeterCounts, MeterId, MeterSpec, Resources};
 use lamina_core::simulate::TraceOutcome;
-use lamina_core::switch::{Output, PortConfig, PortId, PortLimits, PublishError, SetPortError, Switch, SwitchConfig};
+use lamina_core::switch::{
+    Output, PortConfig, PortId, PortLimits, PublishError, SetPortError, Switch, SwitchConfig,
+};
 use lamina_core::time::{Duration, Instant};
 use lamina_core::transposition::{HeaderOp, Modify, ModifyL3, ModifyL4, Transposition, Ttl};
 use lamina_testkit::builder::eth;
@@ -184,7 +186,10 @@ fn tables_of_another_size_keep_conversations_and_counts() {
         bed.switch.set_ports(&[(A, config("a", MAC_A, size))]).unwrap();
         let counters = bed.switch.counters(A).unwrap();
         let is_first = round == 0;
-        assert_eq!((counters.flows.unified, counters.flows.conversations), (0, if is_first { 0 } else { 200 }));
+        assert_eq!(
+            (counters.flows.unified, counters.flows.conversations),
+            (0, if is_first { 0 } else { 200 })
+        );
         for n in 0..200 {
             // Only the first time anything is asked before it is answered.
             if is_first {
@@ -206,14 +211,21 @@ fn tables_of_another_size_keep_conversations_and_counts() {
 #[test]
 fn ports_change_all_at_once_or_not_at_all() {
     let mut bed = Bed::new(PortLimits::default(), admit(100, 10));
-    let config = |name: &str, mac, mtu| {
-        PortConfig { name: name.into(), mac, tenants: vec![], mtu, limits: PortLimits::default() }
+    let config = |name: &str, mac, mtu| PortConfig {
+        name: name.into(),
+        mac,
+        tenants: vec![],
+        mtu,
+        limits: PortLimits::default(),
     };
     assert!(bed.out(1000));
     let unknown = PortId(9);
     let other = MacAddr([2, 0, 0, 0, 0, 9]);
     for (changes, error) in [
-        (vec![(A, config("a", other, 0)), (unknown, config("x", MAC_A, 0))], SetPortError::NoSuchPort(unknown)),
+        (
+            vec![(A, config("a", other, 0)), (unknown, config("x", MAC_A, 0))],
+            SetPortError::NoSuchPort(unknown),
+        ),
         (vec![(A, config("a", MAC_B, 0))], SetPortError::DuplicateMac(A)),
         (vec![(A, config("a", other, 0)), (B, config("b", other, 0))], SetPortError::DuplicateMac(B)),
     ] {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::read::{ReadFile, guest_names};
 use super::{
-    Amount, Apply, Bounds, Check, Count, Counter, Datagrams, Expect, HostKind, Ping, PolicyChange, Probe,
-    Server, Stream, Topology,
+    Amount, Apply, Bounds, Check, Count, Counter, Datagrams, Expect, Frames, HostKind, Ping, PolicyChange, Probe,
+    Server, Stream, Topology, Vm,
 };
 use crate::decode::{Decoder, Fields};
 use crate::diagnostic::Code;
@@ -25,9 +25,19 @@ impl Decoder<'_> {
         topology: &Topology,
         read_file: ReadFile<'_>,
     ) -> Option<(At<Name>, Check)> {
-        const PROBES: [&str; 5] = ["ping", "stream", "datagrams", "apply", "wait"];
-        const KNOWN: [&str; 9] =
-            ["name", "ping", "stream", "datagrams", "apply", "wait", "expect", "counts", "meanwhile"];
+        const PROBES: [&str; 6] = ["ping", "stream", "datagrams", "frames", "apply", "wait"];
+        const KNOWN: [&str; 10] = [
+            "name",
+            "ping",
+            "stream",
+            "datagrams",
+            "frames",
+            "apply",
+            "wait",
+            "expect",
+            "counts",
+            "meanwhile",
+        ];
         let fields = self.fields(tree, "a check", &KNOWN)?;
         let name = self.required(&fields, "name", "vm1 reaches vm2").and_then(|tree| self.title(tree));
         let given: Vec<_> = PROBES.iter().filter(|probe| fields.optional(probe).is_some()).collect();
@@ -45,6 +55,7 @@ impl Decoder<'_> {
             "ping" => self.ping(tree, topology).map(Probe::Ping),
             "stream" => self.stream(tree, topology).map(Probe::Stream),
             "datagrams" => self.datagrams(tree, topology).map(Probe::Datagrams),
+            "frames" => self.frames(tree, topology).map(Probe::Frames),
             "apply" => self.apply(tree, topology, read_file).map(Probe::Apply),
             _ => self.duration(tree).map(|time| Probe::Wait(Duration::from_nanos(time.value))),
         });
@@ -157,6 +168,53 @@ impl Decoder<'_> {
         let size = self.u16_or(&fields, "size", "the payload's length", 0, 64);
         let timeout = self.duration_or(&fields, "timeout", TIMEOUT);
         Some(Datagrams { from: from?, to: to?, port, served_by, count, size, timeout })
+    }
+
+    fn frames(&mut self, tree: &Tree<'_>, topology: &Topology) -> Option<Frames> {
+        const KNOWN: [&str; 6] = ["from", "to", "tags", "arrives", "count", "timeout"];
+        let fields = self.fields(tree, "frames", &KNOWN)?;
+        let from = self.required(&fields, "from", "vm1").and_then(|tree| self.machine(tree, topology));
+        let to = self.required(&fields, "to", "vm2").and_then(|tree| self.machine(tree, topology));
+        let tags = self.tags(&fields, "tags");
+        let arrives = self.tags(&fields, "arrives");
+        let count = self.u16_or(&fields, "count", "the number of frames", 1, 3);
+        let timeout = self.duration_or(&fields, "timeout", TIMEOUT);
+        let (from, to) = (from?, to?);
+        let pairs =
+            from.addresses.iter().flat_map(|a| to.addresses.iter().map(move |b| [a.addr(), b.addr()]));
+        let Some(addresses) = pairs.into_iter().find(|[a, b]| a.is_ipv4() == b.is_ipv4()) else {
+            let message = format!("`{}` and `{}` have no addresses of one family", from.name, to.name);
+            let help =
+                "frames carry IP packets between addresses of both: give both an IPv4 or an IPv6 address";
+            self.error(Code::MissingField, fields.head(), message, help);
+            return None;
+        };
+        let (names, macs) = ((from.name.clone(), to.name.clone()), [from.mac, to.mac]);
+        Some(Frames { from: names.0, to: names.1, macs, addresses, tags, arrives, count, timeout })
+    }
+
+    /// A virtual machine: who has a device that frames can be sent by.
+    fn machine<'t>(&mut self, tree: &Tree<'_>, topology: &'t Topology) -> Option<&'t Vm> {
+        let name = self.name(tree)?;
+        let vm = topology.vm(&name.value);
+        if vm.is_none() {
+            let names = guest_names(topology);
+            let vms = names.iter().map(|name| &**name).filter(|name| topology.vm(name).is_some());
+            self.unknown(&name, "virtual machine", vms);
+        }
+        vm
+    }
+
+    /// VLAN ids, outermost first; none where the field is not there.
+    fn tags(&mut self, fields: &Fields<'_>, name: &str) -> Vec<u16> {
+        let Some(tree) = fields.optional(name) else { return Vec::new() };
+        let items = self.list(tree, "VLAN ids");
+        if items.len() > 2 {
+            let help = "give at most two, the outer one first";
+            self.error(Code::OutOfRange, tree.span, "a frame has two VLAN tags at most", help);
+        }
+        let ids = items.iter().filter_map(|item| self.unsigned::<u16>(item, "a VLAN id", 1, 4094));
+        ids.map(|id| id.value).collect()
     }
 
     /// Who listens: those named, else the guest whose address it is.

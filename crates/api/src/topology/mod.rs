@@ -178,6 +178,8 @@ pub enum Probe {
     Stream(Stream),
     /// UDP datagrams that are sent back, contents verified.
     Datagrams(Datagrams),
+    /// Frames as a virtual machine's device carries them, with VLAN tags.
+    Frames(Frames),
     /// A policy change.
     Apply(Apply),
     /// Nothing but time passes.
@@ -258,6 +260,28 @@ pub struct Datagrams {
     /// Bytes of each.
     pub size: u16,
     /// How long an answer is waited for.
+    pub timeout: Duration,
+}
+
+/// Frames with VLAN tags, sent and heard at the virtual machines' devices, past their network stacks. Each is an
+/// IPv4 or IPv6 packet with a UDP datagram to the discard port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frames {
+    /// The virtual machine that sends.
+    pub from: Name,
+    /// The virtual machine at which they arrive.
+    pub to: Name,
+    /// The MACs of both.
+    pub macs: [Mac; 2],
+    /// An address of each, of one family.
+    pub addresses: [IpAddr; 2],
+    /// The VLAN ids of the tags that they are sent with, outermost first. Of two the outer one is 802.1ad.
+    pub tags: Vec<u16>,
+    /// The VLAN ids of the tags that they arrive with.
+    pub arrives: Vec<u16>,
+    /// How many.
+    pub count: u16,
+    /// How long they may take.
     pub timeout: Duration,
 }
 
@@ -350,6 +374,14 @@ impl Topology {
     /// The host called `name`.
     pub fn host(&self, name: &str) -> Option<&Host> {
         self.hosts.iter().find(|host| &*host.name == name)
+    }
+
+    /// The virtual machine called `name`.
+    pub fn vm(&self, name: &str) -> Option<&Vm> {
+        self.hosts.iter().find_map(|host| match &host.kind {
+            HostKind::Lamina { vms, .. } => vms.iter().find(|vm| &*vm.name == name),
+            HostKind::KernelVxlan(_) => None,
+        })
     }
 
     /// The addresses of the guest called `name`: of a virtual machine, or of a kernel VXLAN host.

@@ -6,6 +6,7 @@
 mod counters;
 mod datagrams;
 mod drops;
+mod frames;
 mod pattern;
 mod ping;
 mod stream;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lamina_api::topology::{
-    Amount, Apply, Bounds, Check, Datagrams, Expect, Ping, PolicyChange, Probe, Server, Stream,
+    Amount, Apply, Bounds, Check, Datagrams, Expect, Frames, Ping, PolicyChange, Probe, Server, Stream,
 };
 use lamina_backend::namespace::NetNs;
 use serde_json::json;
@@ -62,6 +63,11 @@ fn probe(lab: &Lab, check: &Check, number: usize) -> Result<Vec<Line>> {
             let seen = datagrams::run(guest(lab, &probe.from)?, &servers, probe, seed)
                 .context("the datagrams could not be sent")?;
             Ok(vec![exchanged(probe, check.expect, &seen)])
+        }
+        Probe::Frames(probe) => {
+            let seen = frames::run([guest(lab, &probe.from)?, guest(lab, &probe.to)?], probe, seed)
+                .context("the frames could not be sent")?;
+            Ok(vec![heard(probe, check.expect, &seen)])
         }
         Probe::Apply(change) => Ok(vec![applied(lab, change, check.expect)]),
         Probe::Wait(time) => {
@@ -213,6 +219,42 @@ fn exchanged(probe: &Datagrams, expect: Expect, seen: &datagrams::Exchanged) -> 
     Line::new(ok, expected, text).with(json!({
         "sent": seen.sent, "echoed": seen.answered, "wrong": seen.wrong, "unreachable": seen.unreachable,
     }))
+}
+
+fn heard(probe: &Frames, expect: Expect, seen: &frames::Heard) -> Line {
+    let Frames { from, to, count, .. } = probe;
+    let (sent, arrives) = (tagged(&probe.tags), tagged(&probe.arrives));
+    let expected = match expect {
+        Expect::Pass => format!("{count} frames {sent} from {from} reach {to} {arrives}"),
+        Expect::Blocked => format!("no frame {sent} from {from} reaches {to}"),
+    };
+    let mut text = format!("{} of {} arrived {arrives}", seen.arrived, seen.sent);
+    for (tags, frames) in &seen.otherwise {
+        text += &format!(", {frames} {}", tagged(tags));
+    }
+    if seen.duplicates > 0 {
+        text += &format!(", {} more than once", seen.duplicates);
+    }
+    let ok = match expect {
+        Expect::Pass => seen.arrived == *count && seen.otherwise.is_empty() && seen.duplicates == 0,
+        Expect::Blocked => seen.sent == *count && seen.arrived == 0 && seen.otherwise.is_empty(),
+    };
+    let otherwise: Vec<_> =
+        seen.otherwise.iter().map(|(tags, frames)| json!({ "tags": tags, "frames": frames })).collect();
+    Line::new(ok, expected, text).with(json!({
+        "sent": seen.sent, "arrived": seen.arrived, "otherwise": otherwise, "duplicates": seen.duplicates,
+    }))
+}
+
+/// What tags frames bear, in words.
+fn tagged(tags: &[u16]) -> String {
+    match tags {
+        [] => "without tag".into(),
+        [tag] => format!("with tag {tag}"),
+        tags => {
+            format!("with tags {}", tags.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "))
+        }
+    }
 }
 
 fn applied(lab: &Lab, apply: &Apply, expect: Expect) -> Line {
