@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::read::{ReadFile, guest_names};
 use super::{
-    Amount, Apply, Bounds, Check, Count, Counter, Datagrams, Expect, Frames, HostKind, Ping, PolicyChange, Probe,
-    Server, Stream, Topology, Vm,
+    Amount, Apply, Bounds, Check, Count, Counter, Datagrams, Expect, Frames, HostKind, Ping, PolicyChange,
+    Probe, Server, Stream, Topology, Vm,
 };
 use crate::decode::{Decoder, Fields};
 use crate::diagnostic::Code;
