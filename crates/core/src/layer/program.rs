@@ -36,7 +36,8 @@ pub const MAX_LAYERS: usize = 64;
 pub struct Program {
     pub(crate) layers: Vec<CompiledLayer>,
     pub(crate) resources: Arc<Resources>,
-    pub(crate) metadata_keys: Vec<String>,
+    /// Names of the metadata keys, by number.
+    pub(crate) metadata_keys: Arc<[String]>,
     pub(crate) malformed: MalformedPolicy,
     /// Non-base fields that join the unified flow's key.
     pub(crate) extras: FieldSet,
@@ -217,7 +218,10 @@ impl Program {
         Ok(Program {
             layers: compiled,
             resources: policy.resources.clone(),
-            metadata_keys: policy.metadata_keys.clone(),
+            metadata_keys: predecessor
+                .map(|program| program.metadata_keys.clone())
+                .filter(|keys| **keys == *policy.metadata_keys)
+                .unwrap_or_else(|| policy.metadata_keys.as_slice().into()),
             malformed: policy.malformed,
             extras,
             slots,

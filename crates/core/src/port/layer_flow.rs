@@ -8,6 +8,8 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
+use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::hash::BuildHasher;
@@ -118,7 +120,27 @@ impl PairRule {
 pub(crate) struct Origin {
     pub(crate) headers: HeaderStack,
     pub(crate) metadata: Metadata,
+    /// The names of its keys, by the numbers that they had then.
+    pub(crate) keys: Arc<[String]>,
     pub(crate) ingress: u32,
+}
+
+impl Origin {
+    /// The packet's metadata by the numbers that keys have in `keys`; what is no key there is lost.
+    pub(crate) fn metadata_under(&self, keys: &Arc<[String]>) -> Metadata {
+        if Arc::ptr_eq(&self.keys, keys) || self.keys == *keys {
+            return self.metadata;
+        }
+        let mut renumbered = Metadata::default();
+        // There are at most 16 keys.
+        for (was, name) in self.keys.iter().enumerate() {
+            let is = keys.iter().position(|key| key == name);
+            if let (Some(value), Some(is)) = (self.metadata.get(was as u8), is) {
+                renumbered.set(is as u8, value);
+            }
+        }
+        renumbered
+    }
 }
 
 /// A conversation's state in one layer: two layer flows.

@@ -353,8 +353,8 @@ impl<'a> Walk<'a> {
     fn recheck(&self, layer: &CompiledLayer, pair: &LayerPair) -> Option<PairRule> {
         let origin = &*pair.origin;
         let direction = pair.forward_key.direction;
-        let view =
-            View { headers: &origin.headers, metadata: &origin.metadata, direction, ingress: origin.ingress };
+        let metadata = origin.metadata_under(&self.program.metadata_keys);
+        let view = View { headers: &origin.headers, metadata: &metadata, direction, ingress: origin.ingress };
         let selected = select(self.program, layer, &view, &mut ())?;
         let state = selected.rule.state?;
         if !pair.rule.is_of_type(&selected.rule.action) {
@@ -465,8 +465,8 @@ impl<'a> Walk<'a> {
             return Err(DropReason::LayerFlowTableFull);
         }
         self.plan.time_to_live = self.plan.time_to_live.min(rule.time_to_live);
-        let origin =
-            Box::new(Origin { headers: before, metadata: self.metadata, ingress: self.entry.ingress });
+        let (metadata, keys) = (self.metadata, self.program.metadata_keys.clone());
+        let origin = Box::new(Origin { headers: before, metadata, keys, ingress: self.entry.ingress });
         let due = self.entry.now + rule.time_to_live;
         let pair = LayerPair {
             forward_key,

@@ -91,7 +91,8 @@ pub(super) struct PairRule {
 #[derive(Clone, Debug)]
 struct Origin {
     frame: Frame,
-    metadata: Metadata,
+    /// By the names of the keys.
+    metadata: BTreeMap<String, u32>,
     ingress: u32,
 }
 
@@ -586,7 +587,9 @@ impl Walk<'_> {
         let resources = &self.policy.resources;
         let Origin { frame, metadata, ingress } = &pair.origin;
         let direction = pair.forward_key.direction;
-        let view = View { frame, metadata, direction, ingress: *ingress };
+        let keys = self.policy.metadata_keys.iter().zip(0..);
+        let metadata = keys.filter_map(|(name, key)| Some((key, *metadata.get(name)?))).collect();
+        let view = View { frame, metadata: &metadata, direction, ingress: *ingress };
         let (group, rule) = view.select(layer, resources)?;
         rule.state?;
         let seed = self.port.seed;
@@ -655,7 +658,8 @@ impl Walk<'_> {
         if in_layer.count() >= layer.flow_limit {
             return Err(DropReason::LayerFlowTableFull);
         }
-        let (frame, metadata) = (before.clone(), self.metadata.clone());
+        let named = |(key, value): (&u8, &u32)| (self.policy.metadata_keys[*key as usize].clone(), *value);
+        let (frame, metadata) = (before.clone(), self.metadata.iter().map(named).collect());
         self.plan.created.push(Pair {
             layer: layer.name.clone(),
             forward_key,

@@ -545,11 +545,13 @@ pub fn policies() -> impl Strategy<Value = Policy> {
         2 => mirror(),
     ];
     let layers = prop_oneof![8 => vec(layer.clone(), 0..6), 1 => vec(layer, 6..21)];
-    (layers, 0..VARIANTS, prop::bool::weighted(0.1)).prop_map(|(layers, variant, passes_opaque)| {
+    let keys = prop_oneof![3 => Just(["mark", "class"]), 1 => Just(["class", "mark"])];
+    let choices = (layers, 0..VARIANTS, prop::bool::weighted(0.1), keys);
+    choices.prop_map(|(layers, variant, passes_opaque, keys)| {
         let mut policy = Policy {
             layers,
             resources: resources(variant),
-            metadata_keys: std::vec!["mark".to_string(), "class".to_string()],
+            metadata_keys: keys.map(str::to_string).to_vec(),
             malformed: if passes_opaque { MalformedPolicy::PassOpaque } else { MalformedPolicy::Drop },
         };
         for (index, layer) in policy.layers.iter_mut().enumerate() {
