@@ -81,6 +81,8 @@ impl Facts {
                 change(&mut self.needs, Need::Targets(balance.targets.0), is_in);
                 transport = balance.affinity == Affinity::FiveTuple;
             }
+            // A later fragment would choose another remote than the first one.
+            Action::Encap(encap) => transport |= encap.remotes.len() > 1,
             Action::MapEncap(encap) => change(&mut self.needs, Need::Mapping(encap.mapping.0), is_in),
             Action::Meter(meter) => change(&mut self.needs, Need::Meter(meter.meter.0), is_in),
             Action::Limit(Limit { by: Limiter::Shared(id) }) => {
@@ -108,7 +110,6 @@ impl Facts {
             Action::Respond(Respond::Echo | Respond::RouterAdvertisement(_))
             | Action::Allow(_)
             | Action::Block(_)
-            | Action::Encap(_)
             | Action::Decap(_)
             | Action::Transpose(_)
             | Action::Mirror(_)

@@ -231,8 +231,7 @@ fn reads_ports(conditions: &[Condition], group: &Group) -> bool {
 }
 
 /// True when a layer cannot judge a later fragment: a condition of this direction reads transport fields, or an
-/// action rewrites ports or balances load by them. (A tunnel's remote is another matter: fragments that take different
-/// paths through the underlay still arrive.)
+/// action rewrites ports, or chooses a target or a tunnel's remote by them.
 pub(super) fn needs_ports(layer: &Layer, direction: Direction, resources: &Resources) -> bool {
     use lamina_core::action::{Action, Affinity};
     groups_in_order(layer, direction).into_iter().any(|group| {
@@ -246,6 +245,7 @@ pub(super) fn needs_ports(layer: &Layer, direction: Direction, resources: &Resou
                         let targets = resources.target_sets[balance.targets.0 as usize].targets();
                         balance.affinity == Affinity::FiveTuple || targets.iter().any(|t| t.port.is_some())
                     }
+                    Action::Encap(encap) => encap.remotes.len() > 1,
                     _ => false,
                 };
                 by_action || reads_ports(&rule.conditions, group)
