@@ -14,7 +14,8 @@
 //! | [`fault`] | another backend, less reliably |
 //!
 //! Beside them, for the same reason here: [`namespace`]s, and how threads are scheduled
-//! ([`schedule`]), and who is at the other end of a socket ([`credentials`]).
+//! ([`schedule`]), and who is at the other end of a socket ([`credentials`]), and the
+//! [`filter`] of sockets that only have to be there.
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
@@ -22,6 +23,7 @@ pub mod af_packet;
 mod backend;
 pub mod credentials;
 pub mod fault;
+pub mod filter;
 mod finish;
 mod interface;
 pub mod memory;

@@ -118,6 +118,11 @@ fn the_mirror_example_passes() {
 }
 
 #[test]
+fn ipv6_throughout() {
+    passes("examples/ipv6.yaml", 11);
+}
+
+#[test]
 fn three_hosts_on_a_bridge_and_an_ipv6_underlay() {
     let vm = |n: u8, host: &str| {
         format!(

@@ -56,7 +56,7 @@ drop_reasons! {
     PortPaused = 13, "port-paused";
     /// No port has the destination MAC and there is no uplink to send it to.
     NoSuchDestination = 14, "no-such-destination";
-    /// A packet from the uplink is for no port of this host; it never goes back to the uplink.
+    /// A packet from the uplink is for no port of this host, and not for the host itself: a tunnel of an unknown tenant or inner MAC, or somebody else's MAC; it never goes back to the uplink.
     NotForThisHost = 15, "not-for-this-host";
     /// The destination is multicast and no responder answered and no multicast set is named.
     MulticastUnanswered = 16, "multicast-unanswered";
@@ -137,6 +137,8 @@ drop_reasons! {
     PuntQueueFull = 53, "punt-queue-full";
     /// A controller sends the packet on behind a layer that the port no longer has.
     PuntLayerGone = 54, "punt-layer-gone";
+    /// A tunnelled packet for this host came in fragments, which are not put together: raise the MTU of the underlay, or lower the MTU inside the tunnel at the sender.
+    TunnelFragmented = 55, "tunnel-fragmented";
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lamina_core::packet::TunnelPorts;
 use serde::Deserialize;
 
 use crate::control::{Controller, Rights};
@@ -31,6 +32,8 @@ pub struct Config {
     pub polling: PollingMode,
     /// Interfaces that are uplinks; the first one is what policy calls `uplink`.
     pub uplinks: Vec<String>,
+    /// Further UDP ports by which VXLAN is known, beside 4789.
+    pub vxlan_ports: Vec<u16>,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter of `tracing`.
     pub log: String,
     /// Bounds of the API.
@@ -113,6 +116,7 @@ impl Default for Config {
             buffers: 4096,
             polling: PollingMode::default(),
             uplinks: Vec::new(),
+            vxlan_ports: Vec::new(),
             log: "info".into(),
             limits: Limits::default(),
             access: Access::default(),
@@ -221,6 +225,10 @@ impl Config {
             "`buffers` must be at least 64 for each worker, and 1048576 at most",
         )?;
         check(config.mode().is_some(), "`socket-mode` must be an octal number like \"0660\"")?;
+        check(
+            config.tunnels().is_some(),
+            "`vxlan-ports` must be at most four different UDP ports other than 4789 and 6081, which are known without",
+        )?;
         check(config.limits.connections >= 1, "`limits.connections` must be at least 1")?;
         check(
             (64 << 10..=64 << 20).contains(&config.limits.message_bytes),
@@ -243,6 +251,11 @@ impl Config {
     /// The socket's permissions.
     pub fn mode(&self) -> Option<u32> {
         u32::from_str_radix(&self.socket_mode, 8).ok().filter(|mode| *mode <= 0o777)
+    }
+
+    /// By which UDP ports tunnels are known.
+    pub fn tunnels(&self) -> Option<TunnelPorts> {
+        TunnelPorts::with_vxlan(&self.vxlan_ports)
     }
 
     /// Who may do what. `own_uid` is the daemon's user, which is an administrator too.
@@ -278,6 +291,7 @@ socket = "/run/l.sock"
 state = ""
 workers = 2
 uplinks = ["eth1"]
+vxlan-ports = [8472]
 
 [access]
 readers = ["nobody"]
@@ -311,6 +325,8 @@ ports = false
             ("workers = 0", "from 1 to 64"),
             ("workers = \"two\"", "workers"),
             ("socket-mode = \"rw\"", "octal"),
+            ("vxlan-ports = [4789]", "known without"),
+            ("vxlan-ports = [1, 2, 3, 4, 5]", "at most four"),
             ("[controllers.\"a b\"]", "cannot be a controller's name"),
             ("[limits]\nmessage-bytes = 1", "65536"),
         ] {

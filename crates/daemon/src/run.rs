@@ -66,7 +66,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let store = open_store(&config.state)?;
-    let uplinks = Uplinks::prepare(&config.uplinks)?;
+    let uplinks = Uplinks::prepare(&config.uplinks, &config.vxlan_ports)?;
     let (events, rings) = control::event_rings(config.workers);
     let host = Host::start(HostConfig { events, ..host_config(&config, uplinks.resolver())? })?;
     let uplinks = uplinks.attach(&host)?;
@@ -148,6 +148,7 @@ fn host_config(config: &Config, resolve: Option<Resolve>) -> Result<HostConfig, 
     host.buffers = config.buffers / config.workers;
     host.handover = host.buffers / 2;
     host.resolve = resolve;
+    host.tunnels = config.tunnels().unwrap_or_default();
     host.polling = match config.polling {
         PollingMode::Adaptive => Polling::default(),
         PollingMode::Busy => Polling::Busy,
@@ -243,7 +244,7 @@ impl Latest {
 }
 
 impl Uplinks {
-    fn prepare(names: &[String]) -> Result<Uplinks, Error> {
+    fn prepare(names: &[String], vxlan_ports: &[u16]) -> Result<Uplinks, Error> {
         let interfaces: Vec<UplinkInterface> = names
             .iter()
             .enumerate()
@@ -253,7 +254,7 @@ impl Uplinks {
             return Ok(Uplinks { interfaces, parts: None });
         }
         let latest = Arc::new(Latest::default());
-        let sink = Sink::open(&TUNNEL_UDP_PORTS)?;
+        let sink = Sink::open(&[&TUNNEL_UDP_PORTS[..], vxlan_ports].concat())?;
         let told = latest.clone();
         let (synchroniser, first) = Synchroniser::start(interfaces.clone(), move |snapshot| {
             *told.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);

@@ -29,13 +29,6 @@ const STORM: Duration = Duration::from_secs(8);
 /// The longest time that a controller lives that is to be killed.
 const LIFE: Duration = Duration::from_millis(60);
 
-/// Runs `ip` in `namespace`.
-pub fn ip(namespace: &NetNs, arguments: &str) {
-    let run = || Command::new("ip").args(arguments.split(' ')).output();
-    let output = namespace.run(run).unwrap().expect("iproute2 is installed");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 pub fn namespace() -> NetNs {
     let namespace = NetNs::create().unwrap();
     // Its packets would be noise. Where it cannot be turned off they are dropped by policy.

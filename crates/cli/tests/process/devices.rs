@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lamina_backend::namespace::may_make_namespaces;
 
-use crate::controllers::{ip, namespace};
+use crate::controllers::namespace;
 use crate::rig::*;
 
 /// Longer than it takes to look at a device twice.

@@ -248,6 +248,13 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Runs `ip` in `namespace`.
+pub fn ip(namespace: &NetNs, arguments: &str) {
+    let run = || Command::new("ip").args(arguments.split(' ')).output();
+    let output = namespace.run(run).unwrap().expect("iproute2 is installed");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Tests that change users or make namespaces need root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -357,6 +357,8 @@ pub struct Extra {
     pub flow_label: u32,
     /// UDP source port of a tunnel over UDP, or the NVGRE flow id.
     pub entropy: u16,
+    /// UDP destination port of a tunnel over UDP, by which it is known; else 0.
+    pub tunnel_port: u16,
     /// The address asked for, in a neighbour solicitation or advertisement.
     pub nd_target: Option<Ipv6Addr>,
     /// The link-layer address in a router or neighbour solicitation or advertisement (RFC 4861 §4.6.1): of the sender,

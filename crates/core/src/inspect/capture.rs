@@ -25,7 +25,7 @@ use super::PacketFilter;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack};
 use crate::layer::Name;
-use crate::packet::parse;
+use crate::packet::{TunnelPorts, parse_with};
 use crate::switch::PortId;
 use crate::time::Instant;
 
@@ -200,6 +200,8 @@ pub(crate) struct Captures {
     last_id: u32,
     /// The frame of the packet that is being processed, as it was received.
     held: Vec<u8>,
+    /// By which UDP ports tunnels are known.
+    pub(crate) tunnels: TunnelPorts,
 }
 
 #[derive(Debug)]
@@ -277,7 +279,7 @@ impl Captures {
     pub(crate) fn offer(&mut self, tag: &Tag<'_>, frame: &[u8]) {
         let mut headers: Option<Option<HeaderStack>> = None;
         for capture in self.list.iter_mut().filter(|capture| capture.wants(tag)) {
-            let read = || parse(frame).ok().map(|parsed| parsed.stack);
+            let read = || parse_with(frame, &self.tunnels).ok().map(|parsed| parsed.stack);
             if capture.admits(*headers.get_or_insert_with(read), tag.direction) {
                 self.running -= usize::from(capture.take(tag, frame));
             }

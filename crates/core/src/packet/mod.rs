@@ -12,7 +12,7 @@ mod segment;
 #[cfg(test)]
 mod test_frames;
 
-pub use parse::{GroupLayout, Layout, Parsed, parse, parse_opaque};
+pub use parse::{GroupLayout, Layout, Parsed, TunnelPorts, parse, parse_opaque, parse_with};
 pub use reply::{
     Advertised, AdvertisedPrefix, AdvertisedRoute, Answered, DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, DNS_PORT,
     DhcpLease, DhcpOption, DhcpServer, Dhcpv6Option, Dhcpv6Server, DnsData, DnsName, DnsRecord, DnsSource,

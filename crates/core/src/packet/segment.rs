@@ -17,7 +17,10 @@
 //! [`Packet`] at a time.
 
 use super::checksum::{finish, finish_udp, pseudo_header_v4, pseudo_header_v6, sum};
-use super::{GroupLayout, HEADER_WINDOW, Packet, Parsed, PartialChecksum, SegmentationKind, checksum, parse};
+use super::{
+    GroupLayout, HEADER_WINDOW, Packet, Parsed, PartialChecksum, SegmentationKind, TunnelPorts, checksum,
+    parse, parse_with,
+};
 use crate::drop_reason::DropReason;
 use crate::flow::{EncapKind, Fragment, HeaderGroup, IpPair, L3, L4, MAX_GROUPS};
 
@@ -108,7 +111,10 @@ impl<'a> Segments<'a> {
     pub fn new(packet: &'a Packet) -> Result<Self, DropReason> {
         let segmentation = packet.offload.segmentation.ok_or(DropReason::TransmitFailed)?;
         let frame = packet.frame();
-        let parsed = parse(frame)?;
+        let mut parsed = parse(frame)?;
+        if let Some(port) = tunnel_port(packet, &parsed) {
+            parsed = parse_with(frame, &TunnelPorts::with_vxlan(&[port]).unwrap_or_default())?;
+        }
         let layout = *innermost_layout(&parsed);
         let group = parsed.stack.innermost();
         let id = &group.flow_id;
@@ -184,6 +190,15 @@ impl<'a> Segments<'a> {
         self.done = end;
         Ok(true)
     }
+}
+
+/// The UDP port of a tunnel that is not known by it: what is to be cut begins behind the UDP header, as its offload says.
+fn tunnel_port(packet: &Packet, parsed: &Parsed) -> Option<u16> {
+    let Some(L4::Udp(ports)) = parsed.stack.innermost().flow_id.l4 else { return None };
+    let l4 = innermost_layout(parsed).l4;
+    let is_tcp = packet.offload.segmentation.is_some_and(|it| it.kind != SegmentationKind::UdpL4);
+    let is_inside = packet.offload.checksum.is_some_and(|partial| partial.start > l4);
+    (is_tcp || is_inside).then_some(ports.dst)
 }
 
 /// False for headers that only their maker can multiply.

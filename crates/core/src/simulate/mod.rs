@@ -13,11 +13,13 @@ use crate::action::Reply;
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, HeaderStack, Ufid};
 use crate::layer::{Condition, DefaultAction, MalformedPolicy, Name};
-use crate::packet::{Answered, Packet, Parsed, parse, parse_opaque};
+use crate::packet::{Answered, Packet, Parsed, parse_opaque, parse_with};
 use crate::port::{Egress, Entry, FlowCopy, Lookup, Planned, Port, Resolution};
 use crate::resource::{LiveMappings, MappingKey};
 use crate::stats::Count;
-use crate::switch::{Judgement, PortId, Switch, guest_side, header_len, is_too_big, max_frame, plan_copies};
+use crate::switch::{
+    Arrival, Judgement, PortId, Switch, guest_side, header_len, is_too_big, max_frame, plan_copies,
+};
 use crate::time::Instant;
 use crate::transposition::{Edit, Transposition};
 
@@ -169,6 +171,8 @@ pub enum TraceOutcome {
     Turn(Name),
     /// It leaves by this uplink.
     Uplink(Name),
+    /// It came by an uplink and is for the host itself, whose kernel has it already.
+    Host,
     /// It is answered; the reply's way back follows.
     Reply(Reply),
     /// A responder takes it and there is nothing to answer.
@@ -205,7 +209,7 @@ impl Switch {
         }
         let frame = packet.frame();
         let uplink = self.fabric().uplink_name(from)?;
-        let parsed = parse(frame).or_else(|reason| parse_opaque(frame).map_err(|_| reason));
+        let parsed = self.read(frame).or_else(|reason| parse_opaque(frame).map_err(|_| reason));
         let mut trace = Trace {
             port: uplink,
             direction: Direction::Inbound,
@@ -220,7 +224,8 @@ impl Switch {
             onward: Vec::new(),
         };
         match parsed.and_then(|parsed| self.fabric().target(from, &parsed.stack)) {
-            Ok(egress) => self.follow(now, (from, false), egress, packet, &mut trace),
+            Ok(Arrival::Forward(egress)) => self.follow(now, (from, false), egress, packet, &mut trace),
+            Ok(Arrival::Host) => trace.outcome = TraceOutcome::Host,
             Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
         }
         Some(trace)
@@ -241,6 +246,10 @@ impl Switch {
     /// Goes on with a trace that another worker's switch began. `None` when there is no such port here.
     pub fn trace_onward(&self, now: Instant, onward: &Onward) -> Option<Trace> {
         self.crossing(now, onward.to, onward.direction, onward.ingress, &onward.packet)
+    }
+
+    fn read(&self, frame: &[u8]) -> Result<Parsed, DropReason> {
+        parse_with(frame, &self.fabric().tunnels)
     }
 
     fn crossing(
@@ -268,8 +277,8 @@ impl Switch {
         };
         let Some(program) = &port.program else { return Some(trace) };
         let parsed = match program.malformed {
-            MalformedPolicy::Drop => parse(frame),
-            MalformedPolicy::PassOpaque => parse(frame).or_else(|_| parse_opaque(frame)),
+            MalformedPolicy::Drop => self.read(frame),
+            MalformedPolicy::PassOpaque => self.read(frame).or_else(|_| parse_opaque(frame)),
         };
         match parsed {
             Err(reason) => trace.outcome = TraceOutcome::Drop(reason),
@@ -463,7 +472,7 @@ impl Switch {
             onward: Vec::new(),
             ..trace.clone()
         };
-        match parse(packet.frame()) {
+        match self.read(packet.frame()) {
             Err(reason) => back.outcome = TraceOutcome::Drop(reason),
             Ok(parsed) => {
                 back.entered = Some(parsed.stack);

@@ -13,13 +13,19 @@ use super::underlay::{UnderlayError, UnderlayIndex};
 use super::{AddPortError, PortConfig, PortId, SetPortError, UplinkConfig};
 use crate::address::MacAddr;
 use crate::drop_reason::DropReason;
-use crate::flow::{Direction, HeaderStack, L3, L4};
+use crate::flow::{Direction, Fragment, HeaderStack, L3, L4};
 use crate::inspect::{DropLog, Lost};
 use crate::layer::Name;
+use crate::packet::TunnelPorts;
 use crate::port::Egress;
 use crate::stats::{Count, DropCounters};
 use crate::time::Instant;
 use crate::transposition::{HeaderOp, Modify, ModifyL2, ModifyL3, Transposition, flow_hash};
+
+/// IP protocol numbers of tunnels without UDP.
+const IP_IN_IP: u8 = 4;
+const IPV6_IN_IP: u8 = 41;
+const GRE: u8 = 47;
 
 /// An uplink and what it counts.
 #[derive(Debug)]
@@ -37,8 +43,19 @@ pub struct UplinkCounters {
     pub received: Count,
     /// Frames to the network.
     pub transmitted: Count,
+    /// Frames for the host itself, which are left to its kernel; they are among `received`.
+    pub host: Count,
     /// Drops of packets that belong to no port.
     pub drops: DropCounters,
+}
+
+/// Whose a frame from an uplink is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Arrival {
+    /// The switch's: it goes there.
+    Forward(Egress),
+    /// The host's own: its kernel has it already.
+    Host,
 }
 
 /// To a port's own side of forwarding: what is sent to it.
@@ -58,6 +75,8 @@ pub(crate) struct Fabric {
     pub(super) remotes: HashMap<PortId, Name, rapidhash::fast::RandomState>,
     pub(super) multicast: Vec<PortId>,
     pub(super) underlay: UnderlayIndex,
+    /// By which UDP ports tunnels are known.
+    pub(crate) tunnels: TunnelPorts,
     /// Drops of packets that belong to no port or uplink.
     pub(super) ownerless: DropLog,
 }
@@ -318,20 +337,38 @@ impl Fabric {
         Ok(Forwarding { egress, transposition: Transposition::new(ops), wanted: hop.wanted })
     }
 
-    /// Which port a packet from uplink `from` is for; `Egress::Multicast` for the multicast set.
-    pub(crate) fn target(&self, from: PortId, headers: &HeaderStack) -> Result<Egress, DropReason> {
-        let dst = headers.outermost().flow_id.l2.map_or(MacAddr::ZERO, |l2| l2.dst);
+    /// Whose a packet from uplink `from` is: a port's by its MAC, or by tenant and inner MAC when it is tunnelled to an
+    /// address of an uplink; the multicast set's; the host's own, when its MAC is the uplink's or a group's.
+    pub(crate) fn target(&self, from: PortId, headers: &HeaderStack) -> Result<Arrival, DropReason> {
+        let outer = headers.outermost();
+        let dst = outer.flow_id.l2.map_or(MacAddr::ZERO, |l2| l2.dst);
         if let Some(id) = self.by_mac.get(&dst) {
-            return Ok(inbound(*id));
+            return Ok(Arrival::Forward(inbound(*id)));
         }
         if let Some(remote) = Self::tunnel_remote(headers) {
-            let is_ours = self.uplink(from).is_some_and(|uplink| uplink.config.addresses.contains(&remote));
-            let target = if is_ours { self.tunnel_target(headers) } else { None };
-            return target.map(inbound).ok_or(DropReason::NotForThisHost);
+            // By whatever uplink: answers need not come the way that questions took.
+            let target = if self.is_own_address(remote) { self.tunnel_target(headers) } else { None };
+            return target.map(|id| Arrival::Forward(inbound(id))).ok_or(DropReason::NotForThisHost);
+        }
+        if let Some(L3::Ip(ip)) = outer.flow_id.l3
+            && outer.extra.fragment == Fragment::First
+            && self.may_be_tunnel(ip.protocol, outer.flow_id.l4)
+            && self.is_own_address(ip.addresses.dst())
+        {
+            return Err(DropReason::TunnelFragmented);
         }
         if dst.is_multicast() && !self.multicast.is_empty() {
-            return Ok(Egress::Multicast);
+            return Ok(Arrival::Forward(Egress::Multicast));
         }
-        Err(DropReason::NotForThisHost)
+        let is_hosts = dst.is_multicast() || self.uplink(from).is_some_and(|uplink| uplink.config.mac == dst);
+        if is_hosts { Ok(Arrival::Host) } else { Err(DropReason::NotForThisHost) }
+    }
+
+    /// True for what would open a tunnel if it were no fragment.
+    fn may_be_tunnel(&self, protocol: u8, l4: Option<L4>) -> bool {
+        match l4 {
+            Some(L4::Udp(ports)) => self.tunnels.is_known(ports.dst),
+            _ => matches!(protocol, IP_IN_IP | IPV6_IN_IP | GRE),
+        }
     }
 }

@@ -20,7 +20,7 @@ pub use handover::Handover;
 pub use resume::{InjectError, MAX_INJECTED, Through};
 pub use underlay::{NextHop, Route, Underlay, UnderlayError};
 
-pub(crate) use fabric::Fabric;
+pub(crate) use fabric::{Arrival, Fabric};
 pub(crate) use measure::{guest_side, header_len, is_too_big, max_frame};
 pub(crate) use mirror::plan_copies;
 pub(crate) use misses::Judgement;
@@ -39,7 +39,7 @@ use crate::event::{Events, Interests};
 use crate::flow::Direction;
 use crate::inspect::Captures;
 use crate::layer::{Compiler, Name, Policy, Program};
-use crate::packet::Packet;
+use crate::packet::{Packet, TunnelPorts};
 use crate::port::{Port, Resolution};
 use crate::resource::LiveMappings;
 use crate::stats::{Count, DropCounters, PortCounters};
@@ -238,6 +238,12 @@ impl Switch {
     pub fn set_multicast(&mut self, ports: Vec<PortId>) {
         self.fabric.multicast = ports;
         self.raise_generations();
+    }
+
+    /// Says by which UDP ports tunnels are known. Packets that are cached by other headers are met anew.
+    pub fn set_tunnel_ports(&mut self, tunnels: TunnelPorts) {
+        self.fabric.tunnels = tunnels;
+        self.captures.tunnels = tunnels;
     }
 
     /// Replaces routes and neighbours of the underlay; flows that they change are re-resolved.

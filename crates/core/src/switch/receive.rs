@@ -8,6 +8,7 @@ mod reply;
 
 use alloc::boxed::Box;
 
+use super::fabric::Arrival;
 use super::measure::{
     guest_count, guest_side, has_fate_of_its_flow, header_len, is_cacheable, is_lasting, is_too_big, lost,
     max_frame,
@@ -22,7 +23,7 @@ use crate::event::Interests;
 use crate::flow::{Direction, FieldSet, HeaderStack, Ufid};
 use crate::inspect::Lost;
 use crate::layer::{MalformedPolicy, Name, Program};
-use crate::packet::{Batch, Packet, Parsed, parse_opaque};
+use crate::packet::{Batch, Packet, Parsed, TunnelPorts, parse_opaque};
 use crate::port::{Caching, Committed, Egress, Entry, Lookup, Planned, Port, Refused, Resolution};
 use crate::resource::LiveMappings;
 use crate::stats::Count;
@@ -74,8 +75,8 @@ pub(super) struct Reading(Result<(), DropReason>);
 
 impl Reading {
     #[inline]
-    fn of(packet: &Packet, scratch: &mut Scratch) -> Reading {
-        Reading(scratch.parsed.read(packet.frame()))
+    fn of(packet: &Packet, tunnels: &TunnelPorts, scratch: &mut Scratch) -> Reading {
+        Reading(scratch.parsed.read(packet.frame(), tunnels))
     }
 
     /// For where malformed packets are to pass: reads of such a packet the Ethernet header alone.
@@ -130,7 +131,7 @@ impl Switch {
                 let (direction, reason) = (Direction::Outbound, Reason::Received);
                 let entering =
                     Entering { port: from, direction, ingress: from, behind: None, packet, reason };
-                let reading = Reading::of(&entering.packet, &mut scratch);
+                let reading = Reading::of(&entering.packet, &self.fabric.tunnels, &mut scratch);
                 self.cross_port::<TAPS>(now, entering, reading, &mut scratch, output)
             };
             if TAPS {
@@ -148,7 +149,7 @@ impl Switch {
         output: &mut Output,
     ) {
         while let Some(next) = self.pending.pop() {
-            let reading = Reading::of(&next.packet, scratch);
+            let reading = Reading::of(&next.packet, &self.fabric.tunnels, scratch);
             self.enter::<TAPS>(now, next, reading, scratch, output);
         }
     }
@@ -162,7 +163,7 @@ impl Switch {
         scratch: &mut Scratch,
         output: &mut Output,
     ) {
-        let reading = Reading::of(&entering.packet, scratch);
+        let reading = Reading::of(&entering.packet, &self.fabric.tunnels, scratch);
         if self.captures.are_running() {
             self.cross_port::<true>(now, entering, reading, scratch, output);
             self.enter_pending::<true>(now, scratch, output);
@@ -201,7 +202,7 @@ impl Switch {
         scratch: &mut Scratch,
         output: &mut Output,
     ) -> Entered {
-        let reading = Reading::of(&packet, scratch);
+        let reading = Reading::of(&packet, &self.fabric.tunnels, scratch);
         let target = reading.or_opaque(&packet, scratch).and_then(|()| {
             let parsed = &scratch.parsed;
             let count = guest_count(packet.len(), parsed, &packet);
@@ -211,11 +212,19 @@ impl Switch {
             self.fabric.target(from, &parsed.stack)
         });
         match target {
-            Ok(Egress::Port { to, direction }) => {
+            Ok(Arrival::Forward(Egress::Port { to, direction })) => {
                 let next = Pending { to, direction, ingress: from, packet };
                 self.enter::<TAPS>(now, next, reading, scratch, output)
             }
-            Ok(egress) => self.forward::<TAPS>(now, from, egress, packet, output),
+            Ok(Arrival::Forward(egress)) => self.forward::<TAPS>(now, from, egress, packet, output),
+            Ok(Arrival::Host) => {
+                let count = guest_count(packet.len(), &scratch.parsed, &packet);
+                if let Some(uplink) = self.fabric.uplink_mut(from) {
+                    uplink.counters.host.add(count);
+                }
+                output.free.push(packet);
+                Entered { at: from, is_dropped: false }
+            }
             Err(reason) => {
                 let parsed = reading.0.is_ok().then_some(&scratch.parsed);
                 self.fabric.lose(from, reason, &lost(now, &packet, parsed));
@@ -338,8 +347,17 @@ impl Switch {
 
 impl Crossing<'_> {
     fn threshold(&self) -> Threshold<'_> {
-        let Crossing { now, id, direction, ingress, behind, mappings, interests, .. } = *self;
-        Threshold { time: now, id, direction, ingress, behind, mappings, punts: &interests.punts }
+        let Crossing { fabric, now, id, direction, ingress, behind, mappings, interests, .. } = *self;
+        Threshold {
+            time: now,
+            id,
+            direction,
+            ingress,
+            behind,
+            mappings,
+            punts: &interests.punts,
+            tunnels: &fabric.tunnels,
+        }
     }
 
     /// Takes a packet across, whose headers are in `scratch` as `reading` says.

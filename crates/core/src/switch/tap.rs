@@ -16,7 +16,7 @@ use crate::inspect::{
     CaptureVerdict, Captures, Tag,
 };
 use crate::layer::{CompiledLayer, MalformedPolicy, Name};
-use crate::packet::{Packet, parse, parse_opaque};
+use crate::packet::{Packet, TunnelPorts, parse_opaque, parse_with};
 use crate::port::{Decision, Egress, Entry, Observer, Planned, Port};
 use crate::resource::LiveMappings;
 use crate::time::Instant;
@@ -93,6 +93,7 @@ impl Switch {
 pub(super) struct Threshold<'a> {
     pub(super) mappings: &'a LiveMappings,
     pub(super) punts: &'a Audience,
+    pub(super) tunnels: &'a TunnelPorts,
     pub(super) time: Instant,
     pub(super) id: PortId,
     pub(super) direction: Direction,
@@ -107,9 +108,9 @@ pub(super) fn tap_layers(
     threshold: &Threshold<'_>,
     packet: &Packet,
 ) {
-    let Threshold { time, id, direction, ingress, behind, mappings, punts } = *threshold;
+    let Threshold { time, id, direction, ingress, behind, mappings, punts, tunnels } = *threshold;
     let Some(program) = port.program.clone() else { return };
-    let parsed = match (parse(packet.frame()), program.malformed) {
+    let parsed = match (parse_with(packet.frame(), tunnels), program.malformed) {
         (Err(_), MalformedPolicy::PassOpaque) => parse_opaque(packet.frame()),
         (parsed, _) => parsed,
     };

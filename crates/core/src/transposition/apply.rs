@@ -193,7 +193,8 @@ impl Walk<'_> {
             Push::Encap(push) => {
                 ensure(push.tenant <= push.kind.max_tenant())?;
                 let encap = Encap { kind: push.kind, tenant: push.tenant };
-                Header::L4(L4::Encap(encap), L4Extra::default())
+                let tunnel_port = if push.kind.over_udp() { push.udp_port } else { 0 };
+                Header::L4(L4::Encap(encap), L4Extra { tunnel_port, ..L4Extra::default() })
             }
         };
         self.output.push(Item { header, origin: None, ethertype_named: false })

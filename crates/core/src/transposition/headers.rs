@@ -36,6 +36,7 @@ pub(super) struct L3Extra {
 pub(super) struct L4Extra {
     pub(super) tcp_flags: u8,
     pub(super) entropy: u16,
+    pub(super) tunnel_port: u16,
     pub(super) nd_target: Option<core::net::Ipv6Addr>,
     pub(super) nd_link: Option<MacAddr>,
 }
@@ -88,6 +89,7 @@ impl HeaderList {
             let l4 = L4Extra {
                 tcp_flags: extra.tcp_flags,
                 entropy: extra.entropy,
+                tunnel_port: extra.tunnel_port,
                 nd_target: extra.nd_target,
                 nd_link: extra.nd_link,
             };
@@ -161,8 +163,8 @@ impl HeaderList {
                         _ => true,
                     })?;
                     id.l4 = Some(l4);
-                    let L4Extra { tcp_flags, entropy, nd_target, nd_link } = extra;
-                    *all = Extra { tcp_flags, entropy, nd_target, nd_link, ..*all };
+                    let L4Extra { tcp_flags, entropy, tunnel_port, nd_target, nd_link } = extra;
+                    *all = Extra { tcp_flags, entropy, tunnel_port, nd_target, nd_link, ..*all };
                     if let L4::Encap(encap) = l4 {
                         // A tunnel without a known inside stays as it was; a new one needs an inside.
                         let was_last = item.origin.is_some_and(|at| at + 1 == input.len);

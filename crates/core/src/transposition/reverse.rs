@@ -147,13 +147,14 @@ fn swapped(header: &Header) -> Option<Push> {
         Header::L4(L4::Udp(ports), _) => Push::Udp(ports.swapped()),
         Header::L4(L4::Icmp(icmp), _) => Push::Icmp(answer(icmp, 8, 0)),
         Header::L4(L4::Icmpv6(icmp), _) => Push::Icmp(answer(icmp, 128, 129)),
-        Header::L4(L4::Encap(encap), _) => Push::Encap(PushEncap {
+        Header::L4(L4::Encap(encap), extra) => Push::Encap(PushEncap {
             kind: encap.kind,
             tenant: encap.tenant,
-            udp_port: match encap.kind {
-                EncapKind::Vxlan => VXLAN_PORT,
-                EncapKind::Geneve => GENEVE_PORT,
-                _ => 0,
+            // The other end is known by the port that this packet came by; headers that no packet had have none.
+            udp_port: match (encap.kind, extra.tunnel_port) {
+                (EncapKind::Vxlan, 0) => VXLAN_PORT,
+                (EncapKind::Geneve, 0) => GENEVE_PORT,
+                (_, port) => port,
             },
         }),
         Header::L4(L4::Tcp(_) | L4::Sctp(_), _) => return None,

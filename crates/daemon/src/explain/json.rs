@@ -132,6 +132,7 @@ fn outcome(trace: &Trace) -> Value {
         }
         TraceOutcome::Turn(port) => json!({ "kind": "turn", "port": &**port }),
         TraceOutcome::Uplink(name) => json!({ "kind": "uplink", "uplink": &**name }),
+        TraceOutcome::Host => json!({ "kind": "host" }),
         TraceOutcome::Reply(Reply::Arp(mac)) => {
             json!({ "kind": "reply", "reply": "arp", "mac": mac.to_string() })
         }

@@ -235,6 +235,7 @@ fn outcome(trace: &Trace) -> String {
         }
         TraceOutcome::Turn(port) => format!("turns round: the walk from {port} starts"),
         TraceOutcome::Uplink(name) => format!("leaves by {name}"),
+        TraceOutcome::Host => "left to the host, whose own it is".into(),
         TraceOutcome::Reply(Reply::Arp(mac)) => format!("answered: ARP, at {mac}"),
         TraceOutcome::Reply(Reply::NeighborAdvertisement(mac)) => {
             format!("answered: neighbour advertisement, at {mac}")

@@ -26,6 +26,7 @@ use std::time::Duration;
 use lamina_backend::Backend;
 use lamina_backend::namespace::NetNs;
 use lamina_core::address::MacAddr;
+use lamina_core::packet::TunnelPorts;
 use lamina_core::switch::{
     AddPortError, PortConfig, PortId, SetPortError, Switch, SwitchConfig, Underlay, UplinkConfig,
 };
@@ -60,6 +61,8 @@ pub struct HostConfig {
     pub polling: Polling,
     /// Asked for next hops.
     pub resolve: Option<Resolve>,
+    /// By which UDP ports tunnels are known.
+    pub tunnels: TunnelPorts,
     /// Where events go, worker by worker; those of workers beyond the last are discarded.
     pub events: Vec<EventSender>,
     /// Where the workers' threads live.
@@ -77,6 +80,7 @@ impl HostConfig {
             handover: 512,
             polling: Polling::default(),
             resolve: None,
+            tunnels: TunnelPorts::default(),
             events: Vec::new(),
             namespace: None,
         }
@@ -167,6 +171,7 @@ impl Host {
             handover,
             polling,
             resolve,
+            tunnels,
             events,
             namespace,
         } = config;
@@ -183,10 +188,11 @@ impl Host {
                 let tell: Box<dyn FnMut(IpAddr) + Send> = Box::new(move |address| resolve(address));
                 tell
             });
-            let (worker, sender) = {
+            let (mut worker, sender) = {
                 let events = events.next();
                 Worker::new(WorkerConfig { switch, buffers, polling, resolve, events })?
             };
+            worker.parts().0.set_tunnel_ports(tunnels);
             workers.push(worker);
             senders.push(sender);
         }

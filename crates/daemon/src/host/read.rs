@@ -31,6 +31,7 @@ impl Host {
             let counters = counters.ok_or(HostError::NoSuchPort(id))?;
             sum.received.add(counters.received);
             sum.transmitted.add(counters.transmitted);
+            sum.host.add(counters.host);
             sum.drops.add(&counters.drops);
         }
         Ok(sum)

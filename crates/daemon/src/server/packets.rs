@@ -135,6 +135,7 @@ impl Service {
                 TraceOutcome::Drop(reason) => ("drop", reason.name()),
                 TraceOutcome::Reply(_) => ("reply", ""),
                 TraceOutcome::Consumed => ("consumed", ""),
+                TraceOutcome::Host => ("host", ""),
                 TraceOutcome::Wait { .. } => ("wait", ""),
                 TraceOutcome::Punt { .. } => ("punt", ""),
                 _ => ("forward", ""),

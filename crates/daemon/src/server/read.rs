@@ -445,13 +445,16 @@ fn uplink_rows(shared: &Shared) -> Vec<v1::Counter> {
     let mut rows = Vec::new();
     for (id, _) in shared.host.ports().into_iter().filter(|(id, _)| !ports.contains(id)) {
         let Ok(counters) = shared.host.uplink_counters(id) else { continue };
-        for (direction, count) in
-            [(v1::Direction::Inbound, counters.received), (v1::Direction::Outbound, counters.transmitted)]
-        {
+        for (direction, name, count) in [
+            (v1::Direction::Inbound, "", counters.received),
+            (v1::Direction::Inbound, "host", counters.host),
+            (v1::Direction::Outbound, "", counters.transmitted),
+        ] {
             rows.push(v1::Counter {
                 kind: "uplink".into(),
                 port: uplink_name(id).to_string(),
                 direction: direction as i32,
+                name: name.into(),
                 packets: count.packets,
                 bytes: count.bytes,
                 ..v1::Counter::default()

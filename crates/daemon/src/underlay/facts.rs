@@ -45,6 +45,8 @@ pub(crate) struct Link {
     pub(crate) mac: Option<MacAddr>,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    /// The other end is there.
+    pub(crate) carrier: bool,
 }
 
 /// What makes a route the same route in a later message.
@@ -156,7 +158,11 @@ impl Facts {
                 UplinkConfig {
                     name: uplink.interface.as_str().into(),
                     mac,
-                    addresses: self.addresses_of(*index).map(|address| address.addr()).collect(),
+                    addresses: self
+                        .addresses_of(*index)
+                        .chain(self.of_no_link())
+                        .map(|it| it.addr())
+                        .collect(),
                     mtu: link.mtu,
                 },
             ));
@@ -188,6 +194,15 @@ impl Facts {
         self.addresses.iter().filter(move |(interface, _)| *interface == index).map(|(_, address)| address)
     }
 
+    /// Addresses that the host has whatever becomes of its links: those of the loopback device that others may know.
+    fn of_no_link(&self) -> impl Iterator<Item = &IpNet> {
+        let is_loopback = |index: &u32| self.links.get(index).is_some_and(|link| link.name == "lo");
+        self.addresses
+            .iter()
+            .filter(move |(interface, address)| is_loopback(interface) && !address.addr().is_loopback())
+            .map(|(_, address)| address)
+    }
+
     fn source_for(&self, key: &RouteKey) -> Option<IpAddr> {
         let hop = key.gateway.unwrap_or(key.destination.network());
         let of_family = || {
@@ -200,13 +215,18 @@ impl Facts {
             .map(|address| address.addr())
     }
 
+    /// True for the gateway of a route that leaves by one of `uplinks`.
+    pub(crate) fn is_gateway(&self, address: IpAddr, uplinks: &[UplinkInterface]) -> bool {
+        self.routes.keys().any(|key| key.gateway == Some(address) && self.is_uplink(key.interface, uplinks))
+    }
+
+    fn is_uplink(&self, index: u32, uplinks: &[UplinkInterface]) -> bool {
+        self.links.get(&index).is_some_and(|link| uplinks.iter().any(|uplink| uplink.interface == link.name))
+    }
+
     /// The interface by which the kernel would reach `hop`, a next hop, among those of `uplinks`.
     pub(crate) fn interface_towards(&self, hop: IpAddr, uplinks: &[UplinkInterface]) -> Option<u32> {
-        let is_uplink = |index: u32| {
-            self.links
-                .get(&index)
-                .is_some_and(|link| uplinks.iter().any(|uplink| uplink.interface == link.name))
-        };
+        let is_uplink = |index: u32| self.is_uplink(index, uplinks);
         let gateway = self.routes.keys().find(|key| key.gateway == Some(hop) && is_uplink(key.interface));
         let on_link = || {
             self.routes
@@ -253,7 +273,8 @@ mod tests {
 
     fn host() -> (Facts, Vec<UplinkInterface>) {
         let mut facts = Facts::default();
-        let link = |name: &str| Link { name: name.into(), mac: Some(MAC), mtu: 1500, up: true };
+        let link =
+            |name: &str| Link { name: name.into(), mac: Some(MAC), mtu: 1500, up: true, carrier: true };
         facts.apply(Change::Link(1, Link { mac: None, ..link("lo") }));
         facts.apply(Change::Link(2, link("underlay")));
         facts.apply(Change::Link(3, link("management")));
@@ -261,6 +282,8 @@ mod tests {
         facts.apply(Change::Address(2, net("192.168.50.1/24")));
         facts.apply(Change::Address(2, net("fd00::1/64")));
         facts.apply(Change::Address(3, net("10.0.0.1/8")));
+        facts.apply(Change::Address(1, net("127.0.0.1/8")));
+        facts.apply(Change::Address(1, net("10.255.0.1/32")));
         add(&mut facts, key("192.168.50.0/24", 2, None, 0), None);
         add(&mut facts, key("fd00::/64", 2, None, 256), None);
         add(&mut facts, key("172.16.0.0/12", 2, Some("192.168.50.254"), 0), Some(1400));
@@ -275,7 +298,8 @@ mod tests {
         let (facts, uplinks) = host();
         let snapshot = facts.snapshot(&uplinks);
         let [(PortId(1000), uplink)] = snapshot.uplinks.as_slice() else { panic!("{snapshot:?}") };
-        assert_eq!(uplink.addresses, [ip("169.254.1.1"), ip("192.168.50.1"), ip("fd00::1")]);
+        let of_the_host = ip("10.255.0.1");
+        assert_eq!(uplink.addresses, [ip("169.254.1.1"), ip("192.168.50.1"), ip("fd00::1"), of_the_host]);
         assert_eq!((uplink.mac, uplink.mtu), (MAC, 1500));
         assert_eq!(snapshot.underlay.routes.len(), 3, "not the management route");
         let routed =
@@ -291,7 +315,7 @@ mod tests {
     #[test]
     fn an_interface_that_is_down_takes_its_routes_along() {
         let (mut facts, uplinks) = host();
-        let down = Link { name: "underlay".into(), mac: Some(MAC), mtu: 1500, up: false };
+        let down = Link { name: "underlay".into(), mac: Some(MAC), mtu: 1500, up: false, carrier: false };
         facts.apply(Change::Link(2, down));
         let snapshot = facts.snapshot(&uplinks);
         assert!(snapshot.uplinks.is_empty() && snapshot.underlay == Underlay::default());
@@ -321,5 +345,8 @@ mod tests {
         assert_eq!(facts.interface_towards(ip("192.168.50.7"), &uplinks), Some(2));
         assert_eq!(facts.interface_towards(ip("192.168.50.254"), &uplinks), Some(2));
         assert_eq!(facts.interface_towards(ip("172.17.0.1"), &uplinks), None);
+        assert!(facts.is_gateway(ip("192.168.50.254"), &uplinks));
+        assert!(!facts.is_gateway(ip("192.168.50.7"), &uplinks), "on the link, but nothing is routed by it");
+        assert!(!facts.is_gateway(ip("192.168.50.254"), &[]));
     }
 }

@@ -42,12 +42,12 @@ pub(super) fn change(message: &RouteNetlinkMessage, flags: u16) -> Option<Change
             Some(Change::AddressGone(index, address))
         }
         RouteNetlinkMessage::NewRoute(message) => {
-            let hops = route(message)?;
+            let hops = route(message, RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown)?;
             Some(Change::Route { hops, replaces: flags & REPLACE_FLAG != 0 })
         }
-        RouteNetlinkMessage::DelRoute(message) => {
-            Some(Change::RouteGone(route(message)?.into_iter().map(|(key, _)| key).collect()))
-        }
+        RouteNetlinkMessage::DelRoute(message) => Some(Change::RouteGone(
+            route(message, RouteNextHopFlags::empty())?.into_iter().map(|(key, _)| key).collect(),
+        )),
         RouteNetlinkMessage::NewNeighbour(message) => {
             let (index, address) = neighbor_key(message)?;
             Some(Change::Neighbor(index, address, neighbor(message)))
@@ -65,8 +65,9 @@ fn mac(bytes: &[u8]) -> Option<MacAddr> {
 }
 
 fn link(message: &LinkMessage) -> Option<Change> {
-    let mut link =
-        Link { name: String::new(), mac: None, mtu: 0, up: message.header.flags.contains(LinkFlags::Up) };
+    let flags = message.header.flags;
+    let (up, carrier) = (flags.contains(LinkFlags::Up), flags.contains(LinkFlags::Running));
+    let mut link = Link { name: String::new(), mac: None, mtu: 0, up, carrier };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -96,7 +97,8 @@ fn address(message: &AddressMessage) -> Option<(u32, IpNet)> {
     Some((message.header.index, net))
 }
 
-fn route(message: &RouteMessage) -> Option<Vec<(RouteKey, RouteFact)>> {
+/// A route's next hops, without those that have one of the flags `without`.
+fn route(message: &RouteMessage, without: RouteNextHopFlags) -> Option<Vec<(RouteKey, RouteFact)>> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }
@@ -125,8 +127,7 @@ fn route(message: &RouteMessage) -> Option<Vec<(RouteKey, RouteFact)>> {
                 });
             }
             RouteAttribute::MultiPath(hops) => {
-                let is_dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-                for hop in hops.iter().filter(|hop| !hop.flags.intersects(is_dead)) {
+                for hop in hops.iter().filter(|hop| !hop.flags.intersects(without)) {
                     let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
                         RouteAttribute::Gateway(address) => ip(address),
                         RouteAttribute::Via(via) => via_ip(via),

@@ -2,16 +2,17 @@
 //!
 //! An `af_packet` uplink sees a *copy* of what arrives: the kernel's own stack gets every packet as well, finds no
 //! socket for a tunnel addressed to this host, and answers with an ICMP error, which the sender takes for a broken
-//! path. A bound socket that nobody reads is enough to keep it quiet: after the first packet its receive buffer,
-//! set to the kernel's minimum, is full, and the rest is dropped where a copy costs least. No packet filter, no
-//! BPF and no tool of the host is needed, and it ends with the process.
+//! path. Bound sockets that keep nothing ([`keep_nothing`]) are enough to keep it quiet, and cost least. A full receive buffer
+//! would not do: a raw socket whose buffer is full counts as none. No tool of the host is needed, and it ends with the
+//! process.
 //!
 //! Tunnels over UDP need a socket per port, the others a raw socket per IP protocol.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use lamina_backend::filter::keep_nothing;
 use rustix::net::{AddressFamily, Protocol, SocketType, bind, ipproto, socket, sockopt};
 
 /// The UDP ports of VXLAN (RFC 7348) and Geneve (RFC 8926).
@@ -61,7 +62,7 @@ fn udp(family: AddressFamily, address: SocketAddr) -> io::Result<Option<OwnedFd>
     if family == AddressFamily::INET6 {
         sockopt::set_ipv6_v6only(&fd, true)?;
     }
-    sockopt::set_socket_recv_buffer_size(&fd, 0)?;
+    keep_nothing(fd.as_fd())?;
     match bind(&fd, &address) {
         Ok(()) => Ok(Some(fd)),
         Err(rustix::io::Errno::ADDRINUSE | rustix::io::Errno::ADDRNOTAVAIL) => Ok(None),
@@ -71,7 +72,7 @@ fn udp(family: AddressFamily, address: SocketAddr) -> io::Result<Option<OwnedFd>
 
 fn raw(family: AddressFamily, protocol: Protocol) -> io::Result<Option<OwnedFd>> {
     let Some(fd) = open(family, SocketType::RAW, Some(protocol))? else { return Ok(None) };
-    sockopt::set_socket_recv_buffer_size(&fd, 0)?;
+    keep_nothing(fd.as_fd())?;
     Ok(Some(fd))
 }
 

@@ -3,11 +3,12 @@
 //! It subscribes first and dumps second, so nothing that happens in between is lost; a message that the dump
 //! already covered is applied again, which is harmless because the last message about an object is its state.
 //! The kernel is silent in two cases, and then everything is dumped anew: the socket's buffer overran, and IPv4
-//! routes that vanish with an address or a link that goes down.
+//! routes that vanish with an address or a link that goes down, or next hops that are dead without its carrier.
 //!
 //! The switch sends past the kernel's stack, so the kernel would neither look for a MAC nor notice that one no
 //! longer answers. Addresses that were asked for are therefore *wanted*: they are resolved at once, and verified
-//! again whenever the kernel calls them stale.
+//! again whenever the kernel calls them stale. So are the gateways of all routes: the kernel may have known them
+//! before anybody asked.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -176,7 +177,8 @@ async fn follow(
             Event::Request(None) | Event::Message(None) => return,
             Event::Verify => {
                 for ((_, address), neighbor) in &facts.neighbors {
-                    if neighbor.stale && wanted.contains(*address) {
+                    let is_used = || wanted.contains(*address) || facts.is_gateway(*address, &uplinks);
+                    if neighbor.stale && is_used() {
                         resolve(&handle, &facts, &uplinks, *address).await;
                     }
                 }
@@ -244,7 +246,10 @@ fn apply(facts: &mut Facts, message: rtnetlink::packet_core::NetlinkMessage<Rout
     };
     let Some(change) = change else { return false };
     let silent = match &change {
-        Change::Link(index, link) => facts.links.get(index).is_some_and(|known| known.up != link.up),
+        Change::Link(index, link) => {
+            let known = facts.links.get(index);
+            known.is_some_and(|known| (known.up, known.carrier) != (link.up, link.carrier))
+        }
         Change::LinkGone(_) | Change::AddressGone(..) => true,
         _ => false,
     };

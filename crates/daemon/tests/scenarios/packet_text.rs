@@ -337,13 +337,24 @@ impl Reader<'_> {
                 hop_limit: ttl,
                 src,
                 dst,
-                extensions: Vec::new(),
+                extensions: fragment_header(fragment),
                 protocol,
                 slack: Vec::new(),
             })),
             _ => Err("both addresses are of one family".into()),
         }
     }
+}
+
+/// The extension header that makes an IPv6 packet a fragment; none for `none`.
+fn fragment_header(fragment: &str) -> Vec<(u8, Vec<u8>)> {
+    let units_and_more: u16 = match fragment {
+        "first" => 1,
+        "later" => 185 << 3 | 1,
+        _ => return Vec::new(),
+    };
+    let [high, low] = units_and_more.to_be_bytes();
+    vec![(44, vec![0, 0, high, low, 0, 0, 0, 1])]
 }
 
 /// `frame` as text headers with every field.

@@ -21,6 +21,9 @@ pub struct Scenario {
     /// Ports that exist and whose policy is not published at the start.
     #[serde(default)]
     pub unpublished: Vec<String>,
+    /// Further UDP ports by which VXLAN is known.
+    #[serde(default)]
+    pub vxlan_ports: Vec<u16>,
     /// The document that is published at the start.
     pub policy: Value,
     /// What happens, in order.
@@ -267,6 +270,8 @@ pub enum Verdict {
     Drop,
     /// A responder takes it and answers nothing.
     Consumed,
+    /// It is the host's own, and left to its kernel.
+    Host,
     /// It waits for an entry of a mapping table.
     Wait,
     /// A controller gets it.

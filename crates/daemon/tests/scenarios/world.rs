@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use lamina_core::drop_reason::DropReason;
 use lamina_core::event::{Audience, Event, Interests};
 use lamina_core::flow::Direction;
-use lamina_core::packet::{MAX_FRAME, Packet, PartialChecksum, Segmentation, SegmentationKind};
+use lamina_core::packet::{MAX_FRAME, Packet, PartialChecksum, Segmentation, SegmentationKind, TunnelPorts};
 use lamina_core::resource::{Mapping, MappingChange, MappingKey};
 use lamina_core::simulate::{CacheState, Trace, TraceDecision, TraceOutcome};
 use lamina_core::stats::PortCounters;
@@ -117,6 +117,13 @@ impl World {
         }
         world.publish_to(host, unpublished)?;
         Ok(world)
+    }
+
+    /// Has VXLAN known by `further` UDP ports, too.
+    pub fn know_vxlan_by(&mut self, further: &[u16]) -> Result<(), String> {
+        let ports = TunnelPorts::with_vxlan(further).ok_or("these are no further ports of VXLAN")?;
+        self.switch.set_tunnel_ports(ports);
+        Ok(())
     }
 
     /// Publishes `document` to every port that it names.
@@ -284,7 +291,7 @@ impl World {
         // Copies leave in no particular order.
         outcome.left.sort_by(|a, b| a.0.cmp(&b.0));
         if outcome.left.is_empty()
-            && !matches!(outcome.verdict, Verdict::Consumed | Verdict::Wait | Verdict::Punt)
+            && !matches!(outcome.verdict, Verdict::Consumed | Verdict::Wait | Verdict::Punt | Verdict::Host)
         {
             outcome.verdict = Verdict::Drop;
         }
@@ -304,7 +311,9 @@ impl World {
         left.sort_by(|a, b| a.0.cmp(&b.0));
         let verdict = match (left.is_empty(), foretold.verdict) {
             (true, Verdict::Consumed) if dropped.is_empty() => Verdict::Consumed,
-            (true, verdict @ (Verdict::Wait | Verdict::Punt)) if dropped.is_empty() => verdict,
+            (true, verdict @ (Verdict::Wait | Verdict::Punt | Verdict::Host)) if dropped.is_empty() => {
+                verdict
+            }
             (true, _) => Verdict::Drop,
             (false, Verdict::Drop) => Verdict::Forward,
             (false, verdict) => verdict,
@@ -379,6 +388,7 @@ fn read_trace(trace: &Trace, outcome: &mut Outcome) -> Result<(), String> {
         TraceOutcome::Drop(reason) => outcome.reason = Some(*reason),
         TraceOutcome::Reply(_) => outcome.verdict = Verdict::Reply,
         TraceOutcome::Consumed => outcome.verdict = Verdict::Consumed,
+        TraceOutcome::Host => outcome.verdict = Verdict::Host,
         TraceOutcome::Deliver => outcome.left.push((trace.port.to_string(), foretold_frame(&trace.frame)?)),
         TraceOutcome::Uplink(name) => outcome.left.push((name.to_string(), foretold_frame(&trace.frame)?)),
         TraceOutcome::Ports(_) | TraceOutcome::Turn(_) => {}

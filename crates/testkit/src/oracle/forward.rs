@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use lamina_core::action::{Mirror, MirrorTarget, Punt, Reply};
 use lamina_core::address::MacAddr;
 use lamina_core::drop_reason::DropReason;
-use lamina_core::flow::Direction;
+use lamina_core::flow::{Direction, Fragment};
 use lamina_core::layer::{MalformedPolicy, Name};
 use lamina_core::packet::HEADROOM;
 use lamina_core::switch::PortId;
@@ -33,6 +33,8 @@ enum Way {
     Port(PortId, Direction),
     Uplink(PortId, u32),
     Multicast,
+    /// It is the host's own.
+    Host,
 }
 
 /// How often one packet may be handed to a port (§3.5).
@@ -114,6 +116,7 @@ impl Oracle {
                     Way::Nic => received.transmit.push((at, moving.bytes)),
                     Way::Uplink(id, _) => received.transmit.push((id, moving.bytes)),
                     Way::Port(to, direction) => waiting.push((to, direction, at, moving)),
+                    Way::Host => {}
                     Way::Multicast => {
                         for to in self.multicast.iter().filter(|to| **to != at) {
                             let base_length = moving.bytes.len();
@@ -534,16 +537,22 @@ impl Oracle {
         if let Some(to) = self.port_of_mac(dst) {
             return Ok(inbound(to));
         }
+        let uplink = self.uplinks.iter().find(|uplink| uplink.id == from);
+        let is_ours =
+            |address: &IpAddr| self.uplinks.iter().any(|uplink| uplink.config.addresses.contains(address));
         if let Some(remote) = tunnel_remote(&frame) {
-            let uplink = self.uplinks.iter().find(|uplink| uplink.id == from);
-            let is_ours = uplink.is_some_and(|uplink| uplink.config.addresses.contains(&remote));
-            let to = if is_ours { self.port_of_tenant(&frame) } else { None };
+            let to = if is_ours(&remote) { self.port_of_tenant(&frame) } else { None };
             return to.map(inbound).ok_or(DropReason::NotForThisHost);
         }
-        if dst.is_multicast() && !self.multicast.is_empty() {
-            return Ok(Way::Multicast);
+        if cut_tunnel(&frame).is_some_and(|to| is_ours(&to)) {
+            return Err(DropReason::TunnelFragmented);
         }
-        Err(DropReason::NotForThisHost)
+        match uplink {
+            _ if dst.is_multicast() && !self.multicast.is_empty() => Ok(Way::Multicast),
+            _ if dst.is_multicast() => Ok(Way::Host),
+            Some(uplink) if uplink.config.mac == dst => Ok(Way::Host),
+            _ => Err(DropReason::NotForThisHost),
+        }
     }
 
     fn port_of_mac(&self, mac: MacAddr) -> Option<PortId> {
@@ -602,6 +611,23 @@ fn cut(frame: &Frame, bytes: &mut Vec<u8>, most: usize, is_tunnelled: bool) {
         let sum = internet_checksum(&bytes[ip..ip + 20]);
         bytes[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
     }
+}
+
+/// Where a packet goes that would be tunnelled if it were not cut: the first of several fragments, which opens nothing.
+fn cut_tunnel(frame: &Frame) -> Option<IpAddr> {
+    let outer = frame.outermost();
+    let ip = outer.l3.filter(|ip| ip.fragment() == Fragment::First)?;
+    let protocol = match ip {
+        Header::Ipv4(ip) => ip.protocol,
+        Header::Ipv6(ip) => ip.protocol,
+        _ => return None,
+    };
+    let is_tunnel = match outer.l4 {
+        Some(Header::Udp(udp)) => [4789, 6081].contains(&udp.dst),
+        Some(_) => false,
+        None => [4, 41, 47].contains(&protocol),
+    };
+    ip.addresses().filter(|_| is_tunnel).map(|(_, dst)| dst)
 }
 
 /// True when a frame of `length` bytes fits a link whose packets have up to `mtu` bytes; 0 is no limit.

@@ -6,10 +6,10 @@
 
 use lamina_core::address::VlanTag;
 use lamina_core::drop_reason::DropReason;
-use lamina_core::flow::{EncapKind, Fragment, IpPair, Level};
+use lamina_core::flow::{Fragment, IpPair, Level};
 use lamina_core::transposition::{
-    GENEVE_PORT, HeaderOp, Modify, ModifyArp, ModifyL2, ModifyL3, ModifyL4, OUTER_TTL, Push, PushDscp,
-    PushEncap, PushIp, PushL2, Ttl, VXLAN_PORT,
+    HeaderOp, Modify, ModifyArp, ModifyL2, ModifyL3, ModifyL4, OUTER_TTL, Push, PushDscp, PushEncap, PushIp,
+    PushL2, Ttl,
 };
 
 use crate::wire::*;
@@ -457,11 +457,7 @@ fn mirrored(header: &Header) -> Option<Push> {
         Header::Tunnel(tunnel) => Some(Push::Encap(PushEncap {
             kind: tunnel.kind,
             tenant: tunnel.tenant,
-            udp_port: match tunnel.kind {
-                EncapKind::Vxlan => VXLAN_PORT,
-                EncapKind::Geneve => GENEVE_PORT,
-                _ => 0,
-            },
+            udp_port: tunnel.udp.as_ref().map_or(0, |udp| udp.dst),
         })),
         _ => None,
     }

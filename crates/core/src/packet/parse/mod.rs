@@ -24,6 +24,7 @@ mod tunnel;
 use super::HEADER_WINDOW;
 use crate::drop_reason::DropReason;
 use crate::flow::{HeaderGroup, HeaderStack, MAX_GROUPS};
+use crate::transposition::{GENEVE_PORT, VXLAN_PORT};
 
 /// A parsed packet: what its headers mean and where they lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,30 +64,70 @@ pub struct GroupLayout {
     pub end: u16,
 }
 
-/// Reads the headers of `frame`.
+/// By which UDP destination ports tunnels are known: VXLAN's and Geneve's own, and a few further ones for VXLAN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TunnelPorts {
+    /// 0 where there is none: no datagram that is a tunnel goes to port 0.
+    further: [u16; TunnelPorts::MOST_FURTHER],
+}
+
+impl TunnelPorts {
+    /// How many ports may be VXLAN's beside its own.
+    pub const MOST_FURTHER: usize = 4;
+
+    /// VXLAN also by the ports `further`; `None` where they are too many, or one of them is 0 or known already.
+    pub fn with_vxlan(further: &[u16]) -> Option<TunnelPorts> {
+        let mut ports = TunnelPorts::default();
+        for (index, port) in further.iter().enumerate() {
+            if *port == 0 || ports.is_known(*port) {
+                return None;
+            }
+            *ports.further.get_mut(index)? = *port;
+        }
+        Some(ports)
+    }
+
+    /// True when a datagram to `port` may be a tunnel.
+    pub fn is_known(&self, port: u16) -> bool {
+        matches!(port, VXLAN_PORT | GENEVE_PORT) || self.is_further(port)
+    }
+
+    #[inline(always)]
+    fn is_further(&self, port: u16) -> bool {
+        port != 0 && self.further.contains(&port)
+    }
+}
+
+/// Reads the headers of `frame`, with tunnels at their own ports.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
+    parse_with(frame, &TunnelPorts::default())
+}
+
+/// Reads the headers of `frame`, with tunnels at the ports `tunnels`.
+#[inline]
+pub fn parse_with(frame: &[u8], tunnels: &TunnelPorts) -> Result<Parsed, DropReason> {
     let mut parsed = Parsed::default();
-    match read(frame, &mut parsed) {
+    match read(frame, tunnels, &mut parsed) {
         Ok(()) => Ok(parsed),
         Err(reason) => Err(reason),
     }
 }
 
 impl Parsed {
-    /// Becomes what [`parse`] makes of `frame`, in place: copying groups costs more than reading them. After an
+    /// Becomes what [`parse_with`] makes of `frame`, in place: copying groups costs more than reading them. After an
     /// error it holds what was read so far.
     #[inline]
-    pub fn read(&mut self, frame: &[u8]) -> Result<(), DropReason> {
+    pub fn read(&mut self, frame: &[u8], tunnels: &TunnelPorts) -> Result<(), DropReason> {
         self.stack.clear();
         self.layout = Layout::default();
-        read(frame, self)
+        read(frame, tunnels, self)
     }
 }
 
 /// Reads the headers into an empty `parsed`.
-fn read(frame: &[u8], parsed: &mut Parsed) -> Result<(), DropReason> {
-    let mut reader = Reader::new(frame);
+fn read(frame: &[u8], tunnels: &TunnelPorts, parsed: &mut Parsed) -> Result<(), DropReason> {
+    let mut reader = Reader { tunnels: *tunnels, ..Reader::new(frame) };
     let mut next = Next::Ethernet;
     for (index, layout) in parsed.layout.groups.iter_mut().enumerate() {
         // There are as many layouts as places for groups.
@@ -128,12 +169,13 @@ struct Reader<'a> {
     at: usize,
     /// End of the packet being read: of the frame first, then of each IP packet and UDP datagram.
     limit: usize,
+    tunnels: TunnelPorts,
 }
 
 impl<'a> Reader<'a> {
     fn new(frame: &'a [u8]) -> Self {
         let window = frame.get(..HEADER_WINDOW).unwrap_or(frame);
-        Reader { window, at: 0, limit: frame.len() }
+        Reader { window, at: 0, limit: frame.len(), tunnels: TunnelPorts::default() }
     }
 
     /// The next `N` bytes, without taking them; `cut` when the packet ends before.

@@ -480,3 +480,20 @@ proptest! {
         let _ = parse_opaque(&bytes);
     }
 }
+
+#[test]
+fn vxlan_is_known_by_further_ports_where_they_are_given() {
+    let frame = ethernet(&[], 0x0800, &ipv4(17, &udp(8472, &vxlan(0xabcdef, &inner()))));
+    assert_eq!(groups(&frame).len(), 1);
+    let further = TunnelPorts::with_vxlan(&[8472, 1]).unwrap();
+    let parsed = parse_with(&frame, &further).unwrap();
+    let outer = parsed.stack.outermost();
+    assert_eq!(outer.flow_id.l4, Some(L4::Encap(Encap { kind: EncapKind::Vxlan, tenant: 0xabcdef })));
+    assert_eq!((outer.extra.tunnel_port, parsed.stack.groups().len()), (8472, 2));
+    for wrong in [&[0][..], &[4789], &[6081], &[7, 7], &[1, 2, 3, 4, 5]] {
+        assert_eq!(TunnelPorts::with_vxlan(wrong), None, "{wrong:?}");
+    }
+    assert!(
+        TunnelPorts::with_vxlan(&[1, 2, 3, 4]).is_some_and(|ports| ports.is_known(4) && !ports.is_known(0))
+    );
+}

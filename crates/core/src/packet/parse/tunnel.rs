@@ -27,6 +27,7 @@ impl Reader<'_> {
         match ports.dst {
             VXLAN_PORT => self.vxlan(ports, group),
             GENEVE_PORT => self.geneve(ports, group),
+            other if self.tunnels.is_further(other) => self.vxlan(ports, group),
             _ => Ok(Next::Payload),
         }
     }
@@ -41,7 +42,7 @@ impl Reader<'_> {
         }
         self.at += 8;
         let tenant = u32::from_be_bytes([0, bytes[4], bytes[5], bytes[6]]);
-        open(group, EncapKind::Vxlan, tenant, ports.src);
+        open(group, EncapKind::Vxlan, tenant, ports);
         Ok(Next::Ethernet)
     }
 
@@ -63,7 +64,7 @@ impl Reader<'_> {
         let options_length = (bytes[0] & 0x3f) as usize * 4;
         self.skip(8 + options_length, DropReason::BadTunnelHeader)?;
         let tenant = u32::from_be_bytes([0, bytes[4], bytes[5], bytes[6]]);
-        open(group, EncapKind::Geneve, tenant, ports.src);
+        open(group, EncapKind::Geneve, tenant, ports);
         Ok(next)
     }
 
@@ -86,13 +87,15 @@ impl Reader<'_> {
         let sequence_length = if flags & GRE_SEQUENCE != 0 { 4 } else { 0 };
         self.skip(4 + checksum_length, DropReason::BadTunnelHeader)?;
         if flags & GRE_KEY == 0 {
-            open(group, EncapKind::Gre, 0, 0);
+            open(group, EncapKind::Gre, 0, Ports { src: 0, dst: 0 });
         } else {
             let key = u32::from_be_bytes(*self.peek::<4>(DropReason::BadTunnelHeader)?);
             self.at += 4;
             match next {
-                Next::Ethernet => open(group, EncapKind::Nvgre, key >> 8, (key & 0xff) as u16),
-                _ => open(group, EncapKind::GreKeyed, key, 0),
+                Next::Ethernet => {
+                    open(group, EncapKind::Nvgre, key >> 8, Ports { src: (key & 0xff) as u16, dst: 0 })
+                }
+                _ => open(group, EncapKind::GreKeyed, key, Ports { src: 0, dst: 0 }),
             }
         }
         self.skip(sequence_length, DropReason::BadTunnelHeader)?;
@@ -100,13 +103,15 @@ impl Reader<'_> {
     }
 
     pub(super) fn ip_in_ip(&mut self, group: &mut HeaderGroup, next: Next) -> Next {
-        open(group, EncapKind::IpInIp, 0, 0);
+        open(group, EncapKind::IpInIp, 0, Ports { src: 0, dst: 0 });
         next
     }
 }
 
+/// `ports` are those of the UDP header, where there is one: the entropy, and by what the tunnel is known.
 #[inline(always)]
-fn open(group: &mut HeaderGroup, kind: EncapKind, tenant: u32, entropy: u16) {
+fn open(group: &mut HeaderGroup, kind: EncapKind, tenant: u32, ports: Ports) {
     group.flow_id.l4 = Some(L4::Encap(Encap { kind, tenant }));
-    group.extra.entropy = entropy;
+    group.extra.entropy = ports.src;
+    group.extra.tunnel_port = ports.dst;
 }

@@ -343,6 +343,22 @@ fn udp_without_checksum_stays_without() {
 }
 
 #[test]
+fn a_tunnel_by_a_port_of_its_own_is_cut_like_any_other() {
+    const UDP: usize = 14 + 20;
+    let l4 = L4Shape::Vxlan(false, tcp_v4(12));
+    let shape = Shape { tags: vec![], ip: IpShape::V4(1, 0, Box::new(l4)) };
+    let by_port = |frame: &mut [u8]| frame[UDP + 2..UDP + 4].copy_from_slice(&8472u16.to_be_bytes());
+    let mut packet = super_frame(&shape, &[5; 2_000], 700);
+    by_port(packet.frame_mut());
+    let mut segments = twin(&shape, &[5; 2_000], 700);
+    segments.iter_mut().for_each(|segment| by_port(segment));
+    assert_eq!(cut(&packet).unwrap(), segments);
+    // Without the flag that makes it VXLAN nobody knows what is to be cut.
+    packet.frame_mut()[UDP + 8] = 0;
+    assert_eq!(cut(&packet), Err(DropReason::TransmitFailed));
+}
+
+#[test]
 fn padding_behind_a_super_frame_is_no_payload() {
     let mut packet = super_frame(&tcp_v4(0), &[5; 2_000], 700);
     let padded = [packet.frame(), &[0xee; 9]].concat();

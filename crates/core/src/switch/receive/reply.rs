@@ -4,7 +4,7 @@ use super::{Crossing, Fate, guest_side, header_len, is_too_big, lost};
 use crate::action::Reply;
 use crate::drop_reason::DropReason;
 use crate::flow::Direction;
-use crate::packet::{Answered, Packet, Parsed, parse};
+use crate::packet::{Answered, Packet, Parsed, parse_with};
 use crate::port::{Entry, Planned, Port, Resolution};
 use crate::switch::Output;
 use crate::switch::mirror::{Copied, plan_copies};
@@ -32,7 +32,7 @@ impl Crossing<'_> {
             .map_err(|_| DropReason::CannotTranspose)
             .and_then(|edit| edit.apply(packet, &parsed.layout))
             .and_then(|()| reply.answer(packet, &program.resources))
-            .and_then(|answered| Ok((answered, parse(packet.frame())?)));
+            .and_then(|answered| Ok((answered, parse_with(packet.frame(), &self.fabric.tunnels)?)));
         let (answered, answer) = match edited {
             Ok(answer) => answer,
             Err(reason) => {

@@ -115,7 +115,12 @@ impl Dice {
                     let ip = Ip { addresses: self.pair(v4), protocol: 0 };
                     group.flow_id.l3 = Some(L3::Ip(ip));
                     group.flow_id.l4 = Some(L4::Encap(Encap { kind, tenant }));
-                    group.extra = self.extra();
+                    let tunnel_port = match kind {
+                        EncapKind::Vxlan => VXLAN_PORT,
+                        EncapKind::Geneve => GENEVE_PORT,
+                        _ => 0,
+                    };
+                    group.extra = Extra { tunnel_port, ..self.extra() };
                     ethernet = kind.carries_ethernet();
                 } else {
                     self.innermost(&mut group);
