@@ -263,9 +263,9 @@ impl PacketBuilder {
         self
     }
 
-    /// An SCTP common header (tag and checksum zero).
+    /// An SCTP common header (tag zero, checksum right).
     pub fn sctp(self, src: u16, dst: u16) -> Self {
-        self.header(Header::Sctp(Sctp { src, dst, rest: [0; 8] }))
+        self.header(Header::Sctp(Sctp { src, dst, tag: [0; 4], off: 0 }))
     }
 
     /// An ICMP header (for IPv4).

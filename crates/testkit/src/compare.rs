@@ -13,9 +13,10 @@ use std::net::IpAddr;
 use lamina_core::drop_reason::DropReason;
 use lamina_core::event::{Audience, Event, Interests};
 use lamina_core::flow::EncapKind;
+use lamina_core::layer::MAX_MIRROR_LAYERS;
 use lamina_core::packet::Packet;
 use lamina_core::stats::Count;
-use lamina_core::switch::{InjectError, Output, PortId, SwitchConfig, Through};
+use lamina_core::switch::{InjectError, Output, PortId, PublishError, SwitchConfig, Through};
 use lamina_core::time::{Duration, Instant};
 
 use crate::oracle::{
@@ -165,12 +166,18 @@ impl Pair {
 
     fn publish(&mut self, index: usize) -> Result<(), String> {
         let Some(policy) = self.policies.get(index).cloned().flatten() else { return Ok(()) };
+        let published = self.core.publish(PORTS[index], policy.clone());
+        if told::mirror_layers(&policy) > MAX_MIRROR_LAYERS {
+            // It is refused whole, and what ran before runs.
+            return match published {
+                Err(PublishError::Invalid(_)) => Ok(()),
+                other => Err(format!("more mirrors than a port may have: {other:?}")),
+            };
+        }
+        published.map_err(|error| format!("not published: {error:?}"))?;
         if told::has_mirror_to(PORTS[index], &policy) {
             self.own_mirrors.insert(PORTS[index]);
         }
-        self.core
-            .publish(PORTS[index], policy.clone())
-            .map_err(|error| format!("not published: {error:?}"))?;
         self.oracle.publish(PORTS[index], policy);
         Ok(())
     }

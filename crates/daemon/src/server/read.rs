@@ -373,7 +373,7 @@ impl Service {
         reply.api_counters.insert("events-lost".into(), shared.events.lost());
         let places: BTreeMap<PortId, usize> = shared.host.ports().into_iter().collect();
         let asked = shared.clone();
-        let reports = blocking(move || Ok(asked.host.report()?)).await?;
+        let reports = blocking(move || asked.host.report()).await?;
         let generations: BTreeMap<PortId, u64> = reports
             .iter()
             .flat_map(|report| &report.generations)

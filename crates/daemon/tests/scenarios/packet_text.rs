@@ -289,9 +289,12 @@ impl Reader<'_> {
                 options: Vec::new(),
                 checksum: Checksum::Right,
             }),
-            "sctp" => {
-                Header::Sctp(wire::Sctp { src: self.parsed("src")?, dst: self.parsed("dst")?, rest: [0; 8] })
-            }
+            "sctp" => Header::Sctp(wire::Sctp {
+                src: self.parsed("src")?,
+                dst: self.parsed("dst")?,
+                tag: [0; 4],
+                off: 0,
+            }),
             "icmp" | "icmpv6" => {
                 let [high, low] = (self.number("id", 0)? as u16).to_be_bytes();
                 let is_v6 = self.0.name == "icmpv6";

@@ -10,7 +10,7 @@ use lamina_core::inspect::{
     CaptureId, CapturePoint, CaptureRecord, CaptureSink, CaptureSpec, CaptureVerdict, FlowCursor, FlowFilter,
     FlowPage,
 };
-use lamina_core::layer::Policy;
+use lamina_core::layer::{Layer, Policy};
 use lamina_core::switch::PortId;
 use lamina_core::time::Instant;
 
@@ -148,6 +148,15 @@ pub(super) fn has_mirror_to(id: PortId, policy: &Policy) -> bool {
     let groups = policy.layers.iter().flat_map(|layer| layer.inbound.iter().chain(layer.outbound.iter()));
     let mut actions = groups.flat_map(|group| group.rules.iter()).map(|rule| &rule.action);
     actions.any(|action| matches!(action, Action::Mirror(mirror) if mirror.to == MirrorTarget::Port(id)))
+}
+
+/// How many layers of `policy` have a mirror.
+pub(super) fn mirror_layers(policy: &Policy) -> usize {
+    let mirrors = |layer: &&Layer| {
+        let mut groups = layer.inbound.iter().chain(layer.outbound.iter());
+        groups.any(|group| group.rules.iter().any(|rule| matches!(rule.action, Action::Mirror(_))))
+    };
+    policy.layers.iter().filter(mirrors).count()
 }
 
 impl Pair {

@@ -313,7 +313,7 @@ pub(super) fn is_sampled(mirror: &Mirror, frame: &Frame, seed: u64) -> bool {
     let end = |address, port: u16| mix(mix_address(mix(seed), address) ^ u64::from(port));
     let both = end(src, from).wrapping_add(end(dst, to));
     let hash = mix(both ^ u64::from(super::read::protocol(&inner).unwrap_or(0)));
-    hash % u64::from(mirror.sample.max(1)) == 0
+    hash.is_multiple_of(u64::from(mirror.sample.max(1)))
 }
 
 /// The operations that put a copy into its tunnel.

@@ -81,7 +81,11 @@ pub(super) fn apply(ops: &[HeaderOp], frame: &Frame) -> Result<Frame, DropReason
         }
         take_over(&mut header, &mut popped)?;
         if let HeaderOp::Modify(modify) = op {
+            let before = header.clone();
             change(&mut header, modify)?;
+            // SCTP's checksum is of the whole packet, which a fragment lacks.
+            let in_fragment = output.last().is_some_and(|ip: &Header| ip.fragment() != Fragment::None);
+            check(!(in_fragment && matches!(header, Header::Sctp(_)) && header != before))?;
         }
         output.push(header);
     }

@@ -50,6 +50,19 @@ pub(super) fn transport(addresses: Option<(IpAddr, IpAddr)>, protocol: u8, messa
     internet_checksum(&bytes)
 }
 
+/// SCTP's CRC32c of `message`, whose own checksum field is zero (RFC 9260 appendix A), bit by bit. It is stored with
+/// its lowest byte first.
+pub(super) fn crc32c(message: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in message {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        }
+    }
+    !crc
+}
+
 /// What is known of the checksum `stored`, when `right` is what it should be.
 pub(super) fn classify(stored: u16, right: u16) -> Checksum {
     let same = stored == right || (stored == 0xffff && right == 0) || (stored == 0 && right == 0xffff);
@@ -75,6 +88,13 @@ pub(super) fn stored(state: Checksum, right: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_examples_of_rfc_3720_appendix_b_4() {
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
 
     #[test]
     fn the_example_of_rfc_1071_section_3() {

@@ -281,10 +281,16 @@ impl<'a> Decoder<'a> {
                 }));
             }
             132 => {
+                let mut message = self.body.to_vec();
                 let bytes = self.take(12, DropReason::Truncated)?;
-                let mut rest = [0; 8];
-                rest.copy_from_slice(&bytes[4..12]);
-                self.headers.push(Header::Sctp(Sctp { src: be16(bytes, 0), dst: be16(bytes, 2), rest }));
+                let stored = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+                message[8..12].fill(0);
+                self.headers.push(Header::Sctp(Sctp {
+                    src: be16(bytes, 0),
+                    dst: be16(bytes, 2),
+                    tag: [bytes[4], bytes[5], bytes[6], bytes[7]],
+                    off: stored ^ checksum::crc32c(&message),
+                }));
             }
             47 if may_nest => return self.gre(),
             4 | 41 if may_nest => {

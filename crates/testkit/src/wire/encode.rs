@@ -134,8 +134,11 @@ fn put_in_front(
         Header::Sctp(sctp) => {
             bytes.extend(sctp.src.to_be_bytes());
             bytes.extend(sctp.dst.to_be_bytes());
-            bytes.extend(sctp.rest);
+            bytes.extend(sctp.tag);
+            bytes.extend([0; 4]);
             bytes.extend(body);
+            let stored = checksum::crc32c(&bytes) ^ sctp.off;
+            bytes[8..12].copy_from_slice(&stored.to_le_bytes());
         }
         Header::Icmp(icmp) => {
             bytes.extend([icmp.kind, icmp.code, 0, 0]);

@@ -182,8 +182,10 @@ pub struct Sctp {
     pub src: u16,
     /// Destination port.
     pub dst: u16,
-    /// Verification tag and CRC32c, as they are.
-    pub rest: [u8; 8],
+    /// Verification tag.
+    pub tag: [u8; 4],
+    /// What must be added (exclusive or) to the right CRC32c to have the stored one: 0 where it is right.
+    pub off: u32,
 }
 
 /// The first eight bytes of an ICMP or ICMPv6 message.
