@@ -47,6 +47,8 @@ pub fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    // Where the log takes nothing more, a file on a full disk, the daemon goes on without.
+    let lines = lines.log_internal_errors(false);
     let lines = lines.with_timer(Stamp { is_journal: std::env::var_os("JOURNAL_STREAM").is_some() });
     let lines = lines.with_env_filter(filter).with_filter_reloading();
     let reload = lines.reload_handle();
