@@ -7,6 +7,7 @@ use lamina_api::Mac;
 use lamina_api::wire::v1::object::Content;
 use lamina_api::wire::v1::{Direction, Kind, StatusRequest, TraceRequest};
 use lamina_core::flow;
+use lamina_daemon::convert::UPLINK;
 use serde_json::Value;
 
 use super::frame::{DefaultMacs, ELSEWHERE};
@@ -84,8 +85,9 @@ async fn macs(host: &mut Host, port: &str, direction: flow::Direction) -> anyhow
     let names = || {
         status.ports.iter().map(|port| &*port.name).chain(status.uplinks.iter().map(|uplink| &*uplink.name))
     };
-    match status.uplinks.iter().find(|uplink| uplink.name == port) {
-        Some(uplink) => Ok(DefaultMacs { src: ELSEWHERE, dst: parse_mac(&uplink.mac)? }),
+    // The first uplink is what policy calls so.
+    match status.uplinks.iter().enumerate().find(|(at, it)| it.name == port || (*at == 0 && port == UPLINK)) {
+        Some((_, uplink)) => Ok(DefaultMacs { src: ELSEWHERE, dst: parse_mac(&uplink.mac)? }),
         None => bail!(
             "there is no port `{port}`; {}",
             lamina_api::suggest::did_you_mean(port, names().collect::<Vec<_>>(), "ports are")

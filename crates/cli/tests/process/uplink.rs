@@ -139,6 +139,15 @@ fn the_host_goes_on_to_use_the_uplink() {
     let (all, left_to_host) = received(daemon);
     let garbage = 2 * STRAYS;
     assert!(left_to_host > 300 + garbage && left_to_host < all, "{left_to_host} of {all}");
+    // An uplink goes by the name that policy has for it, and by its interface's.
+    for name in ["uplink", "wire"] {
+        let trace = daemon.lamina(&["trace", "--port", name, "arp 192.168.50.2 -> 192.168.50.1"]);
+        assert!(trace.contains("host"), "{trace}");
+        let drops = daemon.json(&["drops", "--port", name]);
+        assert!(drops.to_string().contains("not-for-this-host"), "{drops}");
+    }
+    let refused = daemon.command(&["drops", "--port", "wier"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "there is no such uplink");
 }
 
 #[test]

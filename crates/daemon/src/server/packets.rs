@@ -19,7 +19,7 @@ use super::read::{blocking, uplink_name};
 use super::{Answers, Service};
 use crate::control::key::{direction, written};
 use crate::control::{State, mistake};
-use crate::convert::{PortIds, UPLINK};
+use crate::convert::PortIds;
 use crate::explain::{self, PortPolicies};
 use crate::host::HostError;
 use crate::worker::{CaptureReader, CapturedPacket, capture_ring};
@@ -113,7 +113,7 @@ impl Service {
 
     pub(super) async fn explain(&self, request: v1::TraceRequest) -> Result<v1::TraceReply, Status> {
         self.check_frame(&request.packet)?;
-        let id = self.one_port(&request.port)?;
+        let id = self.place_called(&request.port).await?;
         let shared = self.shared.clone();
         let frame = request.packet;
         let side = direction(request.direction);
@@ -154,7 +154,7 @@ impl Service {
         &self,
         request: v1::CaptureRequest,
     ) -> Result<Answers<v1::CapturedPacket>, Status> {
-        let spec = self.capture_spec(&request)?;
+        let spec = self.capture_spec(&request).await?;
         let shared = self.shared.clone();
         let snap_length = spec.snap_length;
         let started = blocking(move || {
@@ -208,10 +208,10 @@ impl Service {
         })))
     }
 
-    fn capture_spec(&self, request: &v1::CaptureRequest) -> Result<CaptureSpec, Status> {
+    async fn capture_spec(&self, request: &v1::CaptureRequest) -> Result<CaptureSpec, Status> {
         let mut spec = CaptureSpec { snap_length: request.snap_length, ..CaptureSpec::default() };
         for port in &request.ports {
-            spec.ports.push(if port == UPLINK { PortId(0) } else { self.one_port(port)? });
+            spec.ports.push(self.place_called(port).await?);
         }
         for point in &request.points {
             match &**point {

@@ -62,6 +62,26 @@ impl Service {
         }
     }
 
+    /// The port or uplink called `name`. An uplink goes by the name that policy has for it, and by its interface's.
+    pub(super) async fn place_called(&self, name: &str) -> Result<PortId, Status> {
+        let state = self.shared.state();
+        if let Some(port) = state.ports.get(name) {
+            return Ok(port.id);
+        }
+        let (host, wanted) = (self.shared.clone(), name.to_string());
+        let uplink = blocking(move || {
+            let ports: Vec<PortId> = state.ports.values().map(|port| port.id).collect();
+            let mut uplinks =
+                host.host.ports().into_iter().map(|(id, _)| id).filter(|id| !ports.contains(id));
+            Ok(uplinks.find(|id| {
+                let interface = host.host.uplink_config(*id).map(|config| config.name);
+                *uplink_name(*id) == *wanted || interface.is_ok_and(|interface| *interface == *wanted)
+            }))
+        })
+        .await?;
+        uplink.map_or_else(|| self.one_port(name), Ok)
+    }
+
     /// The port called `name`, which must be given.
     pub(super) fn one_port(&self, name: &str) -> Result<PortId, Status> {
         if name.is_empty() {
@@ -101,8 +121,8 @@ impl Service {
         request: v1::DropsRequest,
     ) -> Result<Answers<v1::DropCount>, Status> {
         let mut places: Vec<(Name, Option<PortId>)> = match &*request.port {
-            UPLINK => vec![(UPLINK.into(), Some(PortId(0)))],
-            port => self.ports(port)?.into_iter().map(|(name, id)| (name, Some(id))).collect(),
+            "" => self.ports("")?.into_iter().map(|(name, id)| (name, Some(id))).collect(),
+            place => vec![(place.into(), Some(self.place_called(place).await?))],
         };
         if request.port.is_empty() {
             let ports: Vec<PortId> = places.iter().filter_map(|(_, id)| *id).collect();
