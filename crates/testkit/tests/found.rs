@@ -55,7 +55,7 @@ fn source_nat(last: &str, time_to_live_ms: u64) -> Layer {
 fn agree(layers: Vec<Layer>, steps: Vec<Step>) {
     let policy = |mut layers: Vec<Layer>| {
         for (index, layer) in layers.iter_mut().enumerate() {
-            layer.priority = index as i32;
+            layer.priority = index as i64;
         }
         let metadata_keys = vec!["mark".to_string()];
         Some(Policy { layers, resources: resources(0), metadata_keys, malformed: MalformedPolicy::Drop })

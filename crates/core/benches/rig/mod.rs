@@ -49,7 +49,7 @@ fn layer(name: &str, priority: i32, rules: Vec<Rule>) -> Layer {
     Layer {
         name: name.into(),
         owner: "bench".into(),
-        priority,
+        priority: priority.into(),
         default_inbound: DefaultAction::Pass,
         default_outbound: DefaultAction::Pass,
         inbound: Arc::default(),

@@ -62,8 +62,9 @@ pub struct Layer {
     pub name: Name,
     /// The controller that made it.
     pub owner: Name,
-    /// Position: lower is nearer the guest; ties go by name.
-    pub priority: i32,
+    /// Position: lower is nearer the guest; ties go by name. Wider than what documents can say, so that layers made of
+    /// a port's properties lie beyond all others.
+    pub priority: i64,
     /// Answer where no rule matches an inbound packet.
     pub default_inbound: DefaultAction,
     /// Answer where no rule matches an outbound packet.

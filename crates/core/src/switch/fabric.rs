@@ -2,7 +2,8 @@
 //!
 //! Of packets from ports, only tunnels that layers put on are the switch's: one that a guest built is the guest's own
 //! payload, ends nowhere on this host and is given no way by the underlay. And it is the outermost tunnel whose tenant
-//! counts: those inside are what a guest wrote. So no guest names the tenant that it reaches.
+//! counts: those inside are what a guest wrote. So no guest names the tenant that it reaches. No destination MAC is how
+//! a tunnel of the switch asks the underlay for one; whatever else has none is nobody's.
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -285,6 +286,7 @@ impl Fabric {
         };
         match remote {
             Some(remote) if dst == MacAddr::ZERO => self.tunnel_to(remote, headers),
+            None if dst == MacAddr::ZERO => Err(DropReason::NoSuchDestination.into()),
             _ => {
                 to(Egress::Uplink { id: uplink.id, max_frame: super::max_frame(uplink.config.mtu, headers) })
             }

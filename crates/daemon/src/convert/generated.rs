@@ -57,8 +57,14 @@ impl Rules {
     }
 }
 
+/// The position nearer the guest than any that a document can give.
+pub(super) const NEAREST_GUEST: i64 = i32::MIN as i64 - 1;
+
+/// The position nearer the network than any that a document can give.
+pub(super) const NEAREST_NETWORK: i64 = i32::MAX as i64 + 1;
+
 /// A layer whose name and owner are `name`.
-pub(super) fn layer(name: &str, priority: i32, inbound: Vec<Group>, outbound: Vec<Group>) -> Layer {
+pub(super) fn layer(name: &str, priority: i64, inbound: Vec<Group>, outbound: Vec<Group>) -> Layer {
     Layer {
         name: name.into(),
         owner: name.into(),

@@ -25,9 +25,12 @@ const IPV4: u128 = 0x0800;
 const ARP: u128 = 0x0806;
 const IPV6: u128 = 0x86dd;
 const UDP: u128 = 17;
+const GRE: u128 = 47;
 const ICMPV6: u128 = 58;
 const SOLICITATION: u128 = 135;
 const ADVERTISEMENT: u128 = 136;
+const VXLAN_PORT: u128 = 4789;
+const GENEVE_PORT: u128 = 6081;
 
 /// The guard layer of a port with MAC `port` and `addresses`.
 pub(super) fn layer(guard: &Guard, port: MacAddr, addresses: &[IpNet], shared: &mut SharedRules) -> Layer {
@@ -120,7 +123,14 @@ pub(super) fn layer(guard: &Guard, port: MacAddr, addresses: &[IpNet], shared: &
     if guard.blocks_tunnels {
         // On a network that is the underlay, another host would take such a frame for one of the switch's, and its
         // tenant id for true.
-        let rules = Rules::default().block("built-by-guest", vec![any(F::EncapTenant)]);
+        // Of a tunnel in fragments no tenant id is read; without the first one nobody can put the others together.
+        let first = |protocol| vec![is(F::IpFragment, 1), is(F::IpProtocol, protocol)];
+        let first_to = |port| [first(UDP), vec![is(F::L4Dst, port)]].concat();
+        let rules = Rules::default()
+            .block("built-by-guest", vec![any(F::EncapTenant)])
+            .block("fragment-vxlan", first_to(VXLAN_PORT))
+            .block("fragment-geneve", first_to(GENEVE_PORT))
+            .block("fragment-gre", first(GRE));
         add(rules, "tunnel", vec![within(F::IpFragment, 0, 1)]);
     }
     let mut rates = Rules::default();
@@ -135,7 +145,7 @@ pub(super) fn layer(guard: &Guard, port: MacAddr, addresses: &[IpNet], shared: &
     if guard.arp_rate.is_some() || guard.broadcast.is_some() {
         add(rates, "rate", vec![]);
     }
-    generated::layer(NAME, i32::MIN, Vec::new(), groups)
+    generated::layer(NAME, generated::NEAREST_GUEST, Vec::new(), groups)
 }
 
 /// What the guest is.

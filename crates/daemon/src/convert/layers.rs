@@ -135,7 +135,7 @@ impl Converter {
         Layer {
             name: layer.name.value.clone(),
             owner,
-            priority: layer.priority.value,
+            priority: layer.priority.value.into(),
             default_inbound: default(layer.default_inbound),
             default_outbound: default(layer.default_outbound),
             inbound: self.groups(source, Direction::Inbound, &layer.inbound, scope, shared).into(),

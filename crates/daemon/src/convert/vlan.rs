@@ -3,7 +3,8 @@
 //!
 //! Between ports, and on the uplink, a frame bears the tag of its VLAN; that is what keeps VLANs apart. A frame that
 //! an inner layer put into a tunnel bears none: it belongs to the underlay. Such a frame has no destination MAC yet
-//! on its way out, and on its way in it comes to another MAC than the port's.
+//! on its way out, and on its way in it comes to another MAC than the port's. A guest can write such a frame too, which
+//! passes here; forwarding then drops it, for only a layer's tunnel is given a MAC.
 
 use lamina_api::document::Vlan as Written;
 use lamina_core::action::{Action, PushTag, Vlan};
@@ -21,7 +22,7 @@ pub(super) const NAME: &str = "vlan";
 pub(super) fn layer(written: &Written, port: MacAddr, shared: &mut SharedRules) -> Layer {
     let outbound = outbound(written).group("sent", 0, vec![], shared);
     let inbound = inbound(written, port).group("received", 0, vec![], shared);
-    generated::layer(NAME, i32::MAX, vec![inbound], vec![outbound])
+    generated::layer(NAME, generated::NEAREST_NETWORK, vec![inbound], vec![outbound])
 }
 
 fn outbound(written: &Written) -> Rules {

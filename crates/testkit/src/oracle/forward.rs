@@ -491,9 +491,10 @@ impl Oracle {
             return if has_others { Ok(Way::Multicast) } else { Err(DropReason::MulticastUnanswered) };
         }
         let uplink = self.uplinks.first().ok_or(DropReason::NoSuchDestination)?;
-        let Some(remote) = remote.filter(|_| dst == MacAddr::ZERO) else {
+        if dst != MacAddr::ZERO {
             return Ok(Way::Uplink(uplink.id, uplink.config.mtu));
-        };
+        }
+        let remote = remote.ok_or(DropReason::NoSuchDestination)?;
         self.way_to(remote, frame, received)
     }
 

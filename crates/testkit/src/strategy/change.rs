@@ -95,7 +95,7 @@ impl Change {
                 policy.layers.remove(layer % count);
             }
             Change::MoveLayer(layer, priority) => {
-                policy.layers[layer % count].priority = *priority;
+                policy.layers[layer % count].priority = (*priority).into();
                 policy.layers.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
             }
             Change::Default(layer, direction, default) => {

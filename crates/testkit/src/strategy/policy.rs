@@ -555,7 +555,7 @@ pub fn policies() -> impl Strategy<Value = Policy> {
             malformed: if passes_opaque { MalformedPolicy::PassOpaque } else { MalformedPolicy::Drop },
         };
         for (index, layer) in policy.layers.iter_mut().enumerate() {
-            layer.priority = index as i32;
+            layer.priority = index as i64;
             assert!(LAYER_KINDS.contains(&&*layer.name), "{} is no kind", layer.name);
             layer.name = format!("{}-{index}", layer.name).as_str().into();
         }

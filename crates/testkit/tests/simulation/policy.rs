@@ -101,7 +101,7 @@ fn layer(name: &str, priority: i32, inbound: Vec<Rule>, outbound: Vec<Rule>) -> 
     Layer {
         name: name.into(),
         owner: "test".into(),
-        priority,
+        priority: priority.into(),
         default_inbound: DefaultAction::Pass,
         default_outbound: DefaultAction::Pass,
         inbound: group(inbound).into(),
