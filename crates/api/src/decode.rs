@@ -77,6 +77,12 @@ impl<'s> Decoder<'s> {
         self.report.push(Diagnostic::error(code, self.source, span, message).help(help));
     }
 
+    /// True when `tree` is a map with all of `keys`.
+    pub(crate) fn has_all(tree: &Tree<'_>, keys: &[&str]) -> bool {
+        let Node::Map(entries) = &tree.node else { return false };
+        keys.iter().all(|name| entries.iter().any(|(key, _)| key_text(key) == Some(name)))
+    }
+
     /// `tree` as a record with the keys `known`; `what` names it in messages ("a rule").
     pub(crate) fn fields<'t>(
         &mut self,

@@ -8,6 +8,8 @@ use lamina_api::Report;
 use lamina_daemon::convert::{HostPolicy, PortIds};
 use serde_json::json;
 
+use crate::host::{print_json, print_line};
+
 /// Check policy files. Several files are taken as the documents of several controllers for one host.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -16,7 +18,7 @@ pub struct CheckArgs {
     files: Vec<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// Fail on warnings too.
     #[arg(long)]
     deny_warnings: bool,
@@ -30,7 +32,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     };
     let fails = policy.is_none() || (args.deny_warnings && !report.is_empty());
     if args.json {
-        println!("{}", result_json(policy.as_ref(), &report));
+        print_json(&result_json(policy.as_ref(), &report))?;
     } else {
         eprint!("{}", report.render(crate::policy::colours(&std::io::stderr())));
         let warnings = match report.diagnostics().len() + report.omitted() {
@@ -39,7 +41,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             n => format!(", {n} warnings"),
         };
         match &policy {
-            Some(policy) => println!("ok: {}{warnings}", size(policy)),
+            Some(policy) => print_line(&format!("ok: {}{warnings}", size(policy)))?,
             None => eprintln!("this policy cannot be used"),
         }
     }

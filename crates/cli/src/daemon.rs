@@ -11,6 +11,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
+use crate::host::print_line;
+
 /// Where the configuration is looked for when none is named; it need not be there.
 const DEFAULT: &str = "/etc/lamina/laminad.toml";
 
@@ -34,16 +36,16 @@ pub fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
     if let Some(folder) = args.temporary.as_ref().filter(|folder| path.parent() != Some(folder)) {
         bail!("--temporary removes {}, and the configuration is not in it", folder.display());
     }
-    let config = if args.config.is_none() && !Path::new(DEFAULT).exists() {
-        Config::default()
-    } else {
-        Config::read(&path)?
-    };
-    let filter =
-        EnvFilter::try_new(&config.log).map_err(|error| anyhow!("{}: `log`: {error}", path.display()))?;
+    let is_default = args.config.is_none() && !Path::new(DEFAULT).exists();
+    let config = if is_default { Config::default() } else { Config::read(&path)? };
+    let filter = log_filter(&config.log).map_err(|error| anyhow!("{}: `log`: {error}", path.display()))?;
     if args.check {
         config.rights(&lamina_daemon::config::Accounts::of_system(), 0)?;
-        println!("{}: right", path.display());
+        print_line(&if is_default {
+            format!("there is no {}: the built-in defaults are used", path.display())
+        } else {
+            format!("{}: right", path.display())
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
@@ -53,10 +55,8 @@ pub fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
     let lines = lines.with_env_filter(filter).with_filter_reloading();
     let reload = lines.reload_handle();
     lines.init();
-    let set_log: run::SetLog = Box::new(move |text| {
-        let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
-        reload.reload(filter).map_err(|error| error.to_string())
-    });
+    let set_log: run::SetLog =
+        Box::new(move |text| reload.reload(log_filter(text)?).map_err(|error| error.to_string()));
     let result = match &args.temporary {
         Some(folder) => {
             let result = run::run(&path, config, &set_log, end_of_input());
@@ -68,6 +68,21 @@ pub fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
     };
     result.map_err(|error| anyhow!("{error}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The levels of the log.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// What `log` of the configuration says. A word alone that is no level would be the name of a part of the program, and
+/// turn off all others: only this program's own parts are taken for that.
+fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty() && !part.contains('=')) {
+        let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
+        if !is_level && !part.starts_with("lamina") {
+            return Err(format!("`{part}` is not a level; levels are {}", LEVELS.join(", ")));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())
 }
 
 /// Is over when standard input ends: whoever held its other end is gone, however that came.
@@ -92,5 +107,27 @@ struct Stamp {
 impl FormatTime for Stamp {
     fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
         if self.is_journal { Ok(()) } else { SystemTime.format_time(writer) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_the_log_is_a_level_or_a_part_of_this_program() {
+        for text in
+            ["", "info", "WARN", "off", "warn,lamina_daemon=debug", "lamina_backend", "info,tonic=error"]
+        {
+            assert!(log_filter(text).is_ok(), "{text}");
+        }
+        for (text, help) in [
+            ("warning", "`warning` is not a level; levels are off, error, warn, info, debug, trace"),
+            ("info,verbose", "`verbose` is not a level"),
+            ("lamina_daemon=warning", ""),
+        ] {
+            let error = log_filter(text).unwrap_err();
+            assert!(error.contains(help), "{text}: {error}");
+        }
     }
 }

@@ -6,6 +6,8 @@ use clap::{Args, Subcommand};
 use lamina_core::drop_reason::DropReason;
 use serde_json::json;
 
+use crate::host::{print_json, print_line};
+
 /// Explain names.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -38,21 +40,29 @@ enum What {
     },
 }
 
+impl ExplainArgs {
+    /// Whether failures are told as JSON.
+    pub fn json(&self) -> bool {
+        match self.what {
+            Some(What::DropReason { json, .. } | What::DropReasons { json }) => json,
+            None => self.json,
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     match (&args.what, &args.name) {
         (Some(What::DropReason { name, json }), _) => drop_reason(name, *json)?,
         (None, Some(name)) => drop_reason(name, args.json)?,
         (Some(What::DropReasons { json: true }), _) => {
-            println!(
-                "{}",
-                DropReason::ALL.iter().map(|reason| to_json(*reason)).collect::<serde_json::Value>()
-            );
+            print_json(&DropReason::ALL.iter().map(|reason| to_json(*reason)).collect())?;
         }
         (Some(What::DropReasons { json: false }), _) => {
             let longest = DropReason::ALL.iter().map(|reason| reason.name().len()).max().unwrap_or(0);
             for reason in DropReason::ALL {
-                println!("{:3}  {:longest$}  {}", *reason as u8, reason.name(), reason.explanation());
+                let (number, name) = (*reason as u8, reason.name());
+                print_line(&format!("{number:3}  {name:longest$}  {}", reason.explanation()))?;
             }
         }
         // The command line's own check says what is missing.
@@ -62,27 +72,26 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn drop_reason(name: &str, as_json: bool) -> anyhow::Result<()> {
-    let Some(reason) = find(name) else {
+    let reason = find(name).map_err(anyhow::Error::msg)?;
+    if as_json {
+        print_json(&to_json(reason))?;
+    } else {
+        print_line(&format!("{} ({}): {}", reason.name(), reason as u8, reason.explanation()))?;
+    }
+    Ok(())
+}
+
+/// The drop reason of this name or number, or why there is none.
+pub fn find(name: &str) -> Result<DropReason, String> {
+    let is_meant = |reason: &DropReason| reason.name() == name || (*reason as u8).to_string() == name;
+    DropReason::ALL.iter().copied().find(is_meant).ok_or_else(|| {
         let names = DropReason::ALL.iter().map(|reason| reason.name());
         let help = match lamina_api::suggest::nearest(name, names) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => "`lamina explain drop-reasons` lists them".into(),
         };
-        anyhow::bail!("`{name}` is not a drop reason; {help}");
-    };
-    if as_json {
-        println!("{}", to_json(reason));
-    } else {
-        println!("{} ({}): {}", reason.name(), reason as u8, reason.explanation());
-    }
-    Ok(())
-}
-
-fn find(name: &str) -> Option<DropReason> {
-    DropReason::ALL
-        .iter()
-        .copied()
-        .find(|reason| reason.name() == name || (*reason as u8).to_string() == name)
+        format!("`{name}` is not a drop reason; {help}")
+    })
 }
 
 fn to_json(reason: DropReason) -> serde_json::Value {

@@ -53,7 +53,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // Commands that ask a daemon tell their failures themselves; here are those that work without one.
+    let as_json = match &command {
+        Command::Trace(args) => args.json,
+        Command::Explain(args) => args.json(),
+        Command::Check(args) => args.json,
+        Command::Lab(args) => args.json(),
+        _ => false,
+    };
+    let result = match command {
         Command::Apply(args) => host::apply::run(&args),
         Command::Get(args) => host::get::run(&args),
         Command::List(args) => host::list::run(&args),
@@ -77,7 +86,7 @@ fn main() -> ExitCode {
         Command::Completion(args) => generated::completion(&args, Cli::command()),
         Command::Man(args) => generated::man(&args, Cli::command()),
     };
-    result.unwrap_or_else(|error| host::tell(error, false))
+    result.unwrap_or_else(|error| host::tell(error, as_json))
 }
 
 #[cfg(test)]

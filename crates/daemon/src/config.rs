@@ -101,7 +101,7 @@ pub struct ControllerEntry {
 pub enum Account {
     /// Its number.
     Number(u32),
-    /// Its name, looked up in `/etc/passwd` or `/etc/group`.
+    /// Its name, looked up in `/etc/passwd` or `/etc/group`; digits that are nobody's name are a number.
     Name(String),
 }
 
@@ -189,7 +189,7 @@ impl Accounts {
     fn numbers(text: &str, what: &str, accounts: &[Account]) -> Result<Vec<u32>, ConfigError> {
         let number = |account: &Account| match account {
             Account::Number(number) => Ok(*number),
-            Account::Name(name) => Self::find(text, name).ok_or_else(|| {
+            Account::Name(name) => Self::find(text, name).or_else(|| name.parse().ok()).ok_or_else(|| {
                 ConfigError(format!(
                     "there is no {what} `{name}` on this system: make it, or write its number"
                 ))
@@ -297,7 +297,7 @@ vxlan-ports = [8472]
 readers = ["nobody"]
 
 [controllers.acl]
-users = [1001, "nobody"]
+users = [1001, "1002", "nobody"]
 ports = false
 "#;
 
@@ -312,7 +312,7 @@ ports = false
         let config = Config::parse("full", FULL).unwrap();
         assert_eq!((config.workers, config.mode()), (2, Some(0o660)));
         let rights = config.rights(&accounts(), 42).unwrap();
-        assert_eq!(rights.controllers["acl"].uids, [1001, 65534]);
+        assert_eq!(rights.controllers["acl"].uids, [1001, 1002, 65534]);
         assert!(!rights.controllers["acl"].may_ports);
         assert_eq!((rights.administrators, rights.reader_uids), (vec![0, 42], vec![65534]));
         assert_eq!(accounts().group("lamina"), Ok(999));

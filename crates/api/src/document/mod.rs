@@ -137,6 +137,13 @@ impl Decoder<'_> {
             self.report.push(diagnostic.help("a policy starts with `version: 1`, then `ports:`"));
             return None;
         }
+        // The other kind of files that people write: one error says so, not one for each of its fields.
+        if Self::has_all(tree, &["links", "hosts"]) {
+            let help = format!("`lamina lab check {}` checks it", self.source.name);
+            let message = "this is a topology of a lab, not a policy document";
+            self.error(Code::WrongType, Span::default(), message, help);
+            return None;
+        }
         const KNOWN: [&str; 6] = ["version", "owner", "metadata", "resources", "multicast", "ports"];
         let fields = self.fields(tree, "a policy document", &KNOWN)?;
         if let Some(version) = self.required(&fields, "version", "1")

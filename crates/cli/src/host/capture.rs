@@ -32,7 +32,7 @@ pub struct CaptureArgs {
     #[arg(long, value_enum, value_delimiter = ',')]
     verdict: Vec<Verdict>,
     /// Only packets that were dropped for this reason.
-    #[arg(long, value_name = "REASON")]
+    #[arg(long, value_name = "REASON", value_parser = super::drops::reason)]
     reason: Option<String>,
     /// Write into this pcapng file, `-` for standard output, instead of lines.
     #[arg(short, long, value_name = "FILE", conflicts_with = "json")]

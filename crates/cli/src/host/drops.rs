@@ -18,7 +18,7 @@ pub struct DropsArgs {
     #[arg(long, value_name = "NAME")]
     port: Option<String>,
     /// Only for this reason.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = reason)]
     reason: Option<String>,
     /// Only by this layer.
     #[arg(long, value_name = "NAME")]
@@ -41,6 +41,11 @@ enum By {
     Layer,
     Group,
     Rule,
+}
+
+/// The name of a drop reason that the command line says by name or number.
+pub fn reason(text: &str) -> Result<String, String> {
+    crate::explain::find(text).map(|reason| reason.name().into())
 }
 
 /// Runs the command.

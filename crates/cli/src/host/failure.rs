@@ -27,6 +27,8 @@ pub enum Failure {
         socket: PathBuf,
         /// What connecting said.
         why: String,
+        /// The caller may not open it.
+        is_denied: bool,
     },
     /// The daemon refused the call.
     Refused {
@@ -143,11 +145,14 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Unreachable { socket, why } => write!(
-                f,
-                "cannot reach the daemon at {}: {why}; start it or name another with --socket",
-                socket.display()
-            ),
+            Failure::Unreachable { socket, why, is_denied } => {
+                let help = if *is_denied {
+                    "you may not open the socket: be in its group (see `socket-group` in laminad.toml) or root"
+                } else {
+                    "start it or name another with --socket"
+                };
+                write!(f, "cannot reach the daemon at {}: {why}; {help}", socket.display())
+            }
             Failure::Refused { code, message, .. } if message.is_empty() => {
                 write!(f, "the daemon refused: {}", code_name(*code))
             }
@@ -179,13 +184,17 @@ fn code_name(code: tonic::Code) -> String {
     name
 }
 
-/// What the innermost cause of `error` says.
-pub fn innermost(error: &(dyn Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
+impl Failure {
+    /// `error` came of connecting to `socket`: its innermost cause is told.
+    pub fn unreachable(socket: PathBuf, error: &(dyn Error + 'static)) -> Failure {
+        let mut error = error;
+        while let Some(source) = error.source() {
+            error = source;
+        }
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        let is_denied = kind == Some(io::ErrorKind::PermissionDenied);
+        Failure::Unreachable { socket, why: error.to_string(), is_denied }
     }
-    error.to_string()
 }
 
 /// Tells why a command failed, and what its exit code is.
@@ -214,7 +223,8 @@ pub fn tell(error: anyhow::Error, as_json: bool) -> ExitCode {
         let kind = if is_usage { "usage" } else { "failed" };
         let value = failure
             .map_or_else(|| json!({ "kind": kind, "message": format!("{error:#}") }), Failure::to_json);
-        println!("{}", json!({ "error": value }));
+        // A reader that is gone changes nothing of the failure.
+        let _ = super::output::json(&json!({ "error": value }));
     } else {
         match failure {
             Some(Failure::Refused { mistakes, is_write, .. }) => {
@@ -239,6 +249,16 @@ pub fn tell(error: anyhow::Error, as_json: bool) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_not_open_the_socket_is_told_so() {
+        let told =
+            |error: rustix::io::Errno| Failure::unreachable("/s".into(), &io::Error::from(error)).to_string();
+        let denied = told(rustix::io::Errno::ACCESS);
+        assert!(denied.contains("be in its group") && !denied.contains("start it"), "{denied}");
+        let absent = told(rustix::io::Errno::NOENT);
+        assert!(absent.contains("start it") && !absent.contains("group"), "{absent}");
+    }
 
     #[test]
     fn codes_have_the_names_of_the_page() {

@@ -33,7 +33,7 @@ pub struct FilterArgs {
     /// A layer that the path goes through with a matched rule.
     #[arg(long, value_name = "NAME")]
     layer: Option<String>,
-    /// A rule of the path.
+    /// A rule of the path: its name, or layer/group/rule as it is printed.
     #[arg(long, value_name = "NAME")]
     rule: Option<String>,
     /// At least so many packets.

@@ -1,7 +1,9 @@
 //! `lamina get`: objects as controllers asked for them.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use lamina_api::wire::to_yaml;
 use lamina_api::wire::v1::{Kind, Object};
@@ -10,7 +12,7 @@ use serde_json::Value;
 
 use super::name::{KindArg, Within};
 use super::output::{Rows, json, text};
-use super::{DaemonArgs, Host, name, object};
+use super::{DaemonArgs, Host, Usage, name, object};
 
 /// Longer lines in tables are cut; `-o yaml` shows the whole.
 const LONGEST_LINE: usize = 100;
@@ -28,7 +30,7 @@ pub struct GetArgs {
     /// Only what belongs to this controller.
     #[arg(long, value_name = "CONTROLLER")]
     owner: Option<String>,
-    /// In which form. `yaml` shows each object with everything in it; of `all` it is a policy document.
+    /// In which form. `yaml` shows each object with everything in it; of `all` it is one owner's policy document.
     #[arg(short, long, value_enum, default_value = "table", conflicts_with = "json")]
     output: Form,
     #[command(flatten)]
@@ -55,6 +57,15 @@ pub fn run(args: &GetArgs) -> anyhow::Result<ExitCode> {
                 json(&Value::Array(values?))?;
             }
             Form::Yaml if args.kind == KindArg::All => {
+                let owners: BTreeSet<&str> = objects.iter().map(|object| &*object.owner).collect();
+                if owners.len() > 1 {
+                    let owners: Vec<&str> = owners.into_iter().collect();
+                    bail!(Usage(format!(
+                        "these are of several owners ({}), and a policy document that can be applied is of one: name \
+                         it with --owner",
+                        owners.join(", ")
+                    )));
+                }
                 let document = object::document(objects).encode_to_vec();
                 text(&to_yaml("Document", &document)?)?;
             }

@@ -53,7 +53,10 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<ExitCode> {
                 let (used, times_full) = (limit.used.to_string(), limit.times_full.to_string());
                 rows.add([&limit.scope, &limit.name, &used, &most, &share, &times_full]);
             }
-            rows.print(if args.above > 0 { "no limit is used so far" } else { "no limits" })?;
+            rows.print(&match args.above {
+                0 => "no limits".to_string(),
+                above => format!("no limit is used to {above} % or more"),
+            })?;
         }
         Ok(ExitCode::SUCCESS)
     })

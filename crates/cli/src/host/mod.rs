@@ -37,7 +37,7 @@ use tower::service_fn;
 
 pub use failure::{Failure, Usage, tell};
 pub use name::plain;
-pub use output::json as print_json;
+pub use output::{json as print_json, line as print_line, text as print_text};
 
 /// A daemon, connected.
 pub type Host = HostClient<Channel>;
@@ -86,9 +86,7 @@ impl DaemonArgs {
         // The name is not resolved: the connector knows the way.
         match Endpoint::from_static("http://lamina").connect_with_connector(connector).await {
             Ok(channel) => Ok(Host::new(channel).max_decoding_message_size(LARGEST_ANSWER)),
-            Err(error) => {
-                Err(Failure::Unreachable { socket: self.socket.clone(), why: failure::innermost(&error) })
-            }
+            Err(error) => Err(Failure::unreachable(self.socket.clone(), &error)),
         }
     }
 

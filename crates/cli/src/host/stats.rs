@@ -22,6 +22,9 @@ pub struct StatsArgs {
     daemon: DaemonArgs,
 }
 
+/// The kinds of counters.
+const KINDS: [&str; 8] = ["port", "layer", "group", "rule", "default", "retired", "meter", "uplink"];
+
 /// Which counters.
 #[derive(Clone, Debug, Args)]
 #[group(id = "counter-filter")]
@@ -32,8 +35,8 @@ pub struct CounterArgs {
     /// Only of this layer.
     #[arg(long, value_name = "NAME")]
     pub layer: Option<String>,
-    /// Only counters of these kinds: port, layer, group, rule, default, retired, meter, uplink.
-    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',')]
+    /// Only counters of these kinds.
+    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = KINDS)]
     pub kinds: Vec<String>,
 }
 

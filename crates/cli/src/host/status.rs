@@ -36,7 +36,7 @@ fn render(status: &StatusReply) -> String {
         status.version,
         status.revision,
         time(status.started),
-        or_dash(&status.controllers.join(", "))
+        who(status)
     );
     let mut rows = Rows::new(&["PORT", "STATE", "DEVICE", ">WORKER", ">GENERATION"]);
     for port in &status.ports {
@@ -74,6 +74,16 @@ fn render(status: &StatusReply) -> String {
     out
 }
 
+/// Which controllers the caller may be.
+fn who(status: &StatusReply) -> String {
+    match (status.administrator, &status.controllers[..]) {
+        (true, [only]) => format!("every controller; `{only}` unless --as names another"),
+        (true, []) => "every controller".into(),
+        (true, several) => format!("every controller; listed are {}", several.join(", ")),
+        (false, controllers) => or_dash(&controllers.join(", ")).into(),
+    }
+}
+
 fn section(out: &mut String, rows: &Rows, is_empty: bool) {
     if !is_empty {
         out.push('\n');
@@ -100,8 +110,24 @@ fn to_json(status: &StatusReply) -> Value {
     });
     json!({
         "version": status.version, "revision": status.revision, "started": status.started,
-        "controllers": status.controllers, "ports": ports.collect::<Value>(),
+        "controllers": status.controllers, "administrator": status.administrator, "ports": ports.collect::<Value>(),
         "uplinks": uplinks.collect::<Value>(), "workers": workers.collect::<Value>(),
         "api-counters": status.api_counters,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_administrator_may_be_every_controller() {
+        let told = |administrator, controllers: &[&str]| {
+            let controllers = controllers.iter().map(|name| name.to_string()).collect();
+            who(&StatusReply { administrator, controllers, ..StatusReply::default() })
+        };
+        assert_eq!(told(true, &["local"]), "every controller; `local` unless --as names another");
+        assert_eq!(told(true, &["acl", "vnet"]), "every controller; listed are acl, vnet");
+        assert_eq!((told(false, &["acl"]), told(false, &[])), ("acl".into(), "-".into()));
+    }
 }

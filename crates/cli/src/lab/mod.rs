@@ -34,6 +34,7 @@ use lamina_api::topology::{self, HostKind, Link, Topology};
 use lamina_backend::namespace;
 use serde_json::json;
 
+use crate::host::{print_json, print_line, print_text};
 use fabric::Fabric;
 use host::LabHost;
 use plan::HostPlan;
@@ -80,6 +81,17 @@ struct CheckArgs {
     deny_warnings: bool,
 }
 
+impl LabArgs {
+    /// Whether failures are told as JSON.
+    pub fn json(&self) -> bool {
+        match &self.command {
+            LabCommand::Run(args) => args.json,
+            LabCommand::Check(args) => args.json,
+            LabCommand::Controller(_) => false,
+        }
+    }
+}
+
 /// Runs the command. It must be called before the process has a second thread, because a process with threads
 /// cannot enter a user namespace. The exit code is 1 when a check was not as expected.
 pub fn run(args: LabArgs) -> Result<ExitCode> {
@@ -94,7 +106,7 @@ fn run_checks(args: &RunArgs) -> Result<ExitCode> {
     let (topology, warnings) = match read(&args.file)? {
         Ok(checked) => checked,
         Err(report) if args.json => {
-            println!("{:#}", report.to_json());
+            print_line(&format!("{:#}", report.to_json()))?;
             return Ok(ExitCode::FAILURE);
         }
         Err(report) => {
@@ -115,14 +127,14 @@ fn run_checks(args: &RunArgs) -> Result<ExitCode> {
     let said = lab.said();
     let ended = lab.ended();
     if args.json {
-        println!("{:#}", report::json(&topology.name, &outcomes, &said, &ended));
+        print_line(&format!("{:#}", report::json(&topology.name, &outcomes, &said, &ended)))?;
     } else {
         if let Some(description) = &topology.description {
-            println!("{}: {description}", topology.name);
+            print_line(&format!("{}: {description}", topology.name))?;
         }
-        println!("{}", report::table(&outcomes, terminal_width()));
-        print!("{}", report::messages(&said, &ended));
-        println!("{}", report::summary(&outcomes));
+        print_line(&report::table(&outcomes, terminal_width()))?;
+        print_text(&report::messages(&said, &ended))?;
+        print_line(&report::summary(&outcomes))?;
     }
     if args.keep {
         keep(&lab, unshared);
@@ -145,7 +157,7 @@ fn check_file(args: &CheckArgs) -> Result<ExitCode> {
             result["counts"] =
                 json!({ "hosts": hosts, "machines": machines, "policies": policies, "checks": checks });
         }
-        println!("{result}");
+        print_json(&result)?;
     } else {
         eprint!("{}", report.render(crate::policy::colours(&stderr())));
         match &topology {
@@ -161,7 +173,7 @@ fn check_file(args: &CheckArgs) -> Result<ExitCode> {
                 ];
                 let warnings = report.diagnostics().len() + report.omitted();
                 parts.extend((warnings > 0).then(|| count(warnings, "warning", "warnings")));
-                println!("ok: {}", parts.join(", "));
+                print_line(&format!("ok: {}", parts.join(", ")))?;
             }
             None => eprintln!("this lab cannot be run"),
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::frame::{DefaultMacs, ELSEWHERE};
 use super::{TraceArgs, input};
-use crate::host::{Host, Usage, object, plain};
+use crate::host::{Host, Usage, object, plain, print_json, print_text};
 
 /// Asks the daemon what its switch does with the packet; the exit code is 1 when it could not say.
 pub fn run(args: &TraceArgs, direction: flow::Direction) -> anyhow::Result<ExitCode> {
@@ -47,9 +47,9 @@ pub fn run(args: &TraceArgs, direction: flow::Direction) -> anyhow::Result<ExitC
         if args.json {
             let value: Value =
                 serde_json::from_str(&reply.json).context("the daemon's trace is not JSON: please report it")?;
-            println!("{value}");
+            print_json(&value)?;
         } else {
-            print!("{}", reply.text);
+            print_text(&reply.text)?;
             if args.hex.is_none() && args.pcap.is_none() && !words.contains("eth-dst=") {
                 let trace: Value = serde_json::from_str(&reply.json).unwrap_or_default();
                 if finds_nobody(&trace["trace"]) {

@@ -22,7 +22,7 @@ use lamina_core::flow::Direction;
 use lamina_daemon::convert::{PortIds, UPLINK};
 use lamina_daemon::explain;
 
-use crate::host::DaemonArgs;
+use crate::host::{DaemonArgs, print_json, print_line, print_text};
 use input::Input;
 use scene::Scene;
 
@@ -74,7 +74,7 @@ pub struct TraceArgs {
     uplink_mtu: Option<u32>,
     /// Print the trace as JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// The packet, in words; see below.
     #[arg(value_name = "PACKET", num_args = 0.., required_unless_present_any = ["hex", "pcap"])]
     packet: Vec<String>,
@@ -126,7 +126,7 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
         let frame = Input::Text(packet).frame(macs)?;
         let became = scene.send(from, &frame);
         if !args.json {
-            println!("sent   {}", sent::text(&frame, &became));
+            print_line(&format!("sent   {}", sent::text(&frame, &became)))?;
         }
         before.push((frame, became));
     }
@@ -139,9 +139,9 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut value = explain::json(&scene, &frame, &trace);
         value["sent"] = before.iter().map(|(frame, became)| sent::json(frame, became)).collect();
-        println!("{value}");
+        print_json(&value)?;
     } else {
-        print!("{}", explain::text(&scene, &frame, &trace));
+        print_text(&explain::text(&scene, &frame, &trace))?;
     }
     Ok(ExitCode::SUCCESS)
 }

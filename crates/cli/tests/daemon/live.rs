@@ -118,6 +118,11 @@ fn the_daemon_answers_every_command() {
     assert!(!json("limits --json").as_array().unwrap().is_empty());
     let audit = json("audit --json");
     assert_eq!(audit.as_array().unwrap().len(), 2, "{audit}");
+    for finding in audit.as_array().unwrap() {
+        let port = status["ports"].as_array().unwrap().iter().find(|port| port["name"] == finding["port"]);
+        assert_eq!(finding["generation"], port.unwrap()["generation"], "{audit}");
+        assert!(finding["generation"].as_u64() > Some(0), "{audit}");
+    }
     for line in ["flows --json", "drops --json", "drops --recent --json"] {
         assert!(json(line).is_array(), "{line}");
     }

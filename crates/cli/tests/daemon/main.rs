@@ -445,7 +445,82 @@ fn completion_and_manual_pages_are_generated() {
 fn a_reader_that_goes_away_is_no_failure() {
     let folder = Folder::new("pipe");
     let fake = folder.fake();
-    let line = format!("{} list rule | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_lamina"));
-    let status = Command::new("bash").arg("-c").arg(line).env("LAMINA_SOCKET", &fake.socket).status();
-    assert!(status.unwrap().success());
+    let topology = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/gateway.yaml");
+    let lines = [
+        "list rule".to_string(),
+        "check host.yaml".into(),
+        "check host.yaml --json".into(),
+        "explain blocked".into(),
+        "explain drop-reasons".into(),
+        "explain drop-reasons --json".into(),
+        format!("lab check {topology}"),
+        format!("lab check {topology} --json"),
+        "trace -p host.yaml --port vm1 --hex ffffffffffff0200000000010800".into(),
+        "trace -p host.yaml --port vm1 --hex ffffffffffff0200000000010800 --json".into(),
+        "trace --port vm1 \"tcp 10.0.0.1:1234 -> 10.0.99.1:80\"".into(),
+        "daemon --check --config laminad.toml".into(),
+        "completion bash".into(),
+    ];
+    fs::write(folder.0.join("laminad.toml"), "log = \"warn\"").unwrap();
+    for line in &lines {
+        // All of it is written to a pipe that nobody reads.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lamina"));
+        command.args(words(line)).current_dir(&folder.0).env("LAMINA_SOCKET", &fake.socket);
+        let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{line}: {} {errors}", output.status);
+    }
+}
+
+#[test]
+fn failures_without_a_daemon_are_json_too() {
+    let folder = Folder::new("failures");
+    for line in [
+        "check nofile --json",
+        "explain nothing --json",
+        "explain drop-reason nothing --json",
+        "lab check nofile --json",
+        "lab run nofile --json",
+        "trace -p host.yaml --port vm1 --json tpc",
+    ] {
+        let (_, output) = lamina(&folder, Path::new("no-such.sock"), line);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && errors.is_empty(), "{line}: {} {errors}", output.status);
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(told["error"]["kind"] == "failed" && told["error"]["message"].is_string(), "{line}: {told}");
+        assert_eq!(output.stdout.iter().filter(|byte| **byte == b'\n').count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn a_topology_is_told_from_a_policy() {
+    let folder = Folder::new("topology");
+    let topology = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/gateway.yaml");
+    for line in [format!("check {topology}"), format!("apply -f {topology}")] {
+        let (_, output) = lamina(&folder, Path::new("no-such.sock"), &line);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), errors.matches("help:").count()), (Some(1), 1), "{line}: {errors}");
+        assert!(
+            errors.contains("topology of a lab") && errors.contains("lamina lab check"),
+            "{line}: {errors}"
+        );
+    }
+}
+
+#[test]
+fn names_that_do_not_exist_are_refused() {
+    let folder = Folder::new("names");
+    let fake = folder.fake();
+    for (line, help) in [
+        ("drops --reason blokced", "did you mean `blocked`?"),
+        ("capture --reason 999", "lamina explain drop-reasons"),
+        ("stats --kind ruel", "'rule'"),
+        ("top --kind rule,nothing", "possible values"),
+    ] {
+        let (_, output) = lamina(&folder, &fake.socket, line);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && errors.contains(help), "{line}: {errors}");
+    }
 }

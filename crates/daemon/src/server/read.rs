@@ -21,7 +21,7 @@ use super::{Answers, Service};
 use crate::control::key::{direction, written};
 use crate::control::{Caller, Shared, mistake, value_text, wall_clock};
 use crate::convert::UPLINK;
-use crate::host::HostError;
+use crate::host::{HostError, WorkerReport};
 
 /// Entries that a worker looks at for one slice of a list.
 const SLICE: u32 = 1024;
@@ -268,12 +268,25 @@ impl Service {
             tenant: wanted.tenant,
             ..PacketFilter::default()
         };
+        // A rule is named alone, or with its place as answers print it.
+        let parts: Vec<&str> = wanted.rule.split('/').collect();
+        let (layer, group, rule) = match parts[..] {
+            [layer, group, rule] => (layer, group, rule),
+            _ => (&*wanted.layer, "", &*wanted.rule),
+        };
+        if !wanted.layer.is_empty() && layer != wanted.layer {
+            return bad(
+                &format!("the rule `{}` is not in the layer `{}`", wanted.rule, wanted.layer),
+                "leave out the layer, or name the rule alone",
+            );
+        }
         let name = |text: &str| (!text.is_empty()).then(|| Name::from(text));
         Ok(FlowFilter {
             packet,
             pair: wanted.pair,
-            layer: name(&wanted.layer),
-            rule: name(&wanted.rule),
+            layer: name(layer),
+            group: name(group),
+            rule: name(rule),
             min_packets: wanted.min_packets,
             stale: wanted.stale.then_some(true),
             sample,
@@ -319,9 +332,11 @@ impl Service {
         let shared = self.shared.clone();
         let findings = blocking(move || {
             let state = shared.state();
+            let generations = generations(&shared.host.report()?);
             let mut findings = Vec::new();
             for (name, port) in &state.ports {
                 let id = port.id;
+                let generation = generations.get(&id).copied().unwrap_or_default();
                 let counters = shared.host.counters(id).ok();
                 let running = counters.as_ref().map(running_layers).unwrap_or_default();
                 for (layer_name, layer) in &port.layers {
@@ -334,6 +349,7 @@ impl Service {
                         owner: asked.owner.to_string(),
                         groups: groups.count() as u64,
                         rules,
+                        generation,
                         ..v1::AuditFinding::default()
                     };
                     match running.get(&**layer_name) {
@@ -366,6 +382,7 @@ impl Service {
                         finding: "unexpected".into(),
                         detail: format!("{groups} groups and {rules} rules run and nobody asked for them"),
                         running_rules: *rules,
+                        generation,
                         ..v1::AuditFinding::default()
                     });
                 }
@@ -386,6 +403,7 @@ impl Service {
             version: env!("CARGO_PKG_VERSION").into(),
             revision,
             controllers: controllers.iter().map(|name| name.to_string()).collect(),
+            administrator: shared.rights().is_administrator(&caller),
             started: self.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64),
             api_counters: self.counters.all(),
             ..v1::StatusReply::default()
@@ -394,11 +412,7 @@ impl Service {
         let places: BTreeMap<PortId, usize> = shared.host.ports().into_iter().collect();
         let asked = shared.clone();
         let reports = blocking(move || asked.host.report()).await?;
-        let generations: BTreeMap<PortId, u64> = reports
-            .iter()
-            .flat_map(|report| &report.generations)
-            .map(|(id, number)| (*id, number.0))
-            .collect();
+        let generations = generations(&reports);
         for (number, report) in reports.iter().enumerate() {
             let ports = places.values().filter(|worker| **worker == number).count();
             reply.workers.push(v1::WorkerStatus {
@@ -537,6 +551,12 @@ fn counter_rows(port: &Name, counters: &PortCounters, only: &str, rows: &mut Vec
             });
         }
     }
+}
+
+/// The generation that each port's worker runs.
+fn generations(reports: &[WorkerReport]) -> BTreeMap<PortId, u64> {
+    let all = reports.iter().flat_map(|report| &report.generations);
+    all.map(|(id, number)| (*id, number.0)).collect()
 }
 
 /// Groups and rules of each layer that runs.

@@ -442,6 +442,7 @@ impl Host for Service {
             generation: 4,
         };
         Ok(Response::new(StatusReply {
+            administrator: false,
             version: "0.1.0".into(),
             revision: state.revision,
             controllers: CONTROLLERS.map(String::from).to_vec(),

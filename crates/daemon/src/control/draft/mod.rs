@@ -338,7 +338,9 @@ impl<'w> Draft<'w> {
         mistake(
             "not-owner",
             format!("{} belongs to `{owner}`, not to `{}`", key::display(what), self.owner),
-            format!("only `{owner}` changes it; use a name of your own"),
+            format!(
+                "only `{owner}` changes it: act as it (`--as {owner}`) if you may be it, or use a name of your own"
+            ),
         )
     }
 
