@@ -127,6 +127,9 @@ fn the_daemon_answers_every_command() {
         assert!(json(line).is_array(), "{line}");
     }
     assert_eq!(json("flows --clear --all --json")["cleared"], 0);
+    assert!(json("flows --rule acl/services/web --json").is_array());
+    let (code, _, errors) = run("flows --layer vnet --rule acl/services/web");
+    assert!(code == Some(1) && errors.contains("is not in the layer `vnet`"), "{errors}");
     let trace = "trace --port vm1 \"tcp 10.0.0.1:1234 -> 10.0.0.2:80\"";
     let (code, text, errors) = run(trace);
     assert!(code == Some(0) && text.contains("layer acl") && text.contains("layer vnet"), "{text}{errors}");

@@ -1,5 +1,7 @@
 //! What the workers know, read as if they were one: counters, statistics, traces.
 
+use std::collections::BTreeMap;
+
 use lamina_backend::Statistics;
 use lamina_core::inspect::DropRow;
 use lamina_core::packet::Packet;
@@ -16,6 +18,14 @@ pub struct WorkerReport {
     pub buffers_in_use: usize,
     /// The ports that live with it, and the generation of each.
     pub generations: Vec<(PortId, Generation)>,
+}
+
+impl WorkerReport {
+    /// The generation that each port's worker runs.
+    pub(crate) fn all_generations(reports: &[WorkerReport]) -> BTreeMap<PortId, u64> {
+        let all = reports.iter().flat_map(|report| &report.generations);
+        all.map(|(id, number)| (*id, number.0)).collect()
+    }
 }
 
 impl Host {

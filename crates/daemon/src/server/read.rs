@@ -332,7 +332,7 @@ impl Service {
         let shared = self.shared.clone();
         let findings = blocking(move || {
             let state = shared.state();
-            let generations = generations(&shared.host.report()?);
+            let generations = WorkerReport::all_generations(&shared.host.report()?);
             let mut findings = Vec::new();
             for (name, port) in &state.ports {
                 let id = port.id;
@@ -412,7 +412,7 @@ impl Service {
         let places: BTreeMap<PortId, usize> = shared.host.ports().into_iter().collect();
         let asked = shared.clone();
         let reports = blocking(move || asked.host.report()).await?;
-        let generations = generations(&reports);
+        let generations = WorkerReport::all_generations(&reports);
         for (number, report) in reports.iter().enumerate() {
             let ports = places.values().filter(|worker| **worker == number).count();
             reply.workers.push(v1::WorkerStatus {
@@ -551,12 +551,6 @@ fn counter_rows(port: &Name, counters: &PortCounters, only: &str, rows: &mut Vec
             });
         }
     }
-}
-
-/// The generation that each port's worker runs.
-fn generations(reports: &[WorkerReport]) -> BTreeMap<PortId, u64> {
-    let all = reports.iter().flat_map(|report| &report.generations);
-    all.map(|(id, number)| (*id, number.0)).collect()
 }
 
 /// Groups and rules of each layer that runs.
