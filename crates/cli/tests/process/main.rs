@@ -3,6 +3,7 @@
 
 mod controllers;
 mod devices;
+mod full_disk;
 mod kill;
 mod misses;
 mod next_hops;

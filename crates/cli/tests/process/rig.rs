@@ -50,6 +50,7 @@ pub struct Daemon {
     pub config: PathBuf,
     namespace: Option<NetNs>,
     child: Option<Child>,
+    ignores_file_limits: bool,
 }
 
 impl Daemon {
@@ -58,7 +59,8 @@ impl Daemon {
         let folder = Folder::new();
         let socket = folder.0.join("lamina.sock");
         let config = folder.0.join("laminad.toml");
-        let daemon = Daemon { folder, socket, config, namespace: None, child: None };
+        let daemon =
+            Daemon { folder, socket, config, namespace: None, child: None, ignores_file_limits: false };
         daemon.configure(keys);
         daemon
     }
@@ -67,6 +69,17 @@ impl Daemon {
     pub fn within(mut self, namespace: &NetNs) -> Daemon {
         self.namespace = Some(namespace.try_clone().unwrap());
         self
+    }
+
+    /// A write beyond the limit of its files' length will be an error and no signal.
+    pub fn ignoring_file_limits(mut self) -> Daemon {
+        self.ignores_file_limits = true;
+        self
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     /// Writes its configuration.
@@ -107,7 +120,11 @@ impl Daemon {
 
     fn process(&self, config: &Path) -> Command {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lamina"));
+        let program = env!("CARGO_BIN_EXE_lamina");
+        let mut command = Command::new(if self.ignores_file_limits { "sh" } else { program });
+        if self.ignores_file_limits {
+            command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", program]);
+        }
         command.arg("daemon").arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log).env_remove("NOTIFY_SOCKET");
         command
@@ -123,8 +140,7 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let id = self.child.as_ref().expect("it runs").id();
-        kill_process(Pid::from_raw(id as i32).unwrap(), signal).unwrap();
+        kill_process(Pid::from_raw(self.id() as i32).unwrap(), signal).unwrap();
     }
 
     /// Waits until it has ended.

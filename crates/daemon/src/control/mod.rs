@@ -25,6 +25,9 @@
 //! anything may still be refused; from (3) on nothing can be refused any more. So whatever was acknowledged is there
 //! after any crash, and whatever is there after a crash is whole.
 //!
+//! What changes nothing but layers is flipped before it is made durable, since a flip can be taken back and packets need
+//! not wait for the disk; the acknowledgement does. When the disk refuses, the workers are given the former policy again.
+//!
 //! Nothing here may touch packets, and nobody but this thread may change what runs.
 
 mod changes;
@@ -374,7 +377,7 @@ impl Control {
             self.say_again(outcome);
             return Ok(reply);
         }
-        let programs = match self.compile(&state, &outcome) {
+        let mut programs = match self.compile(&state, &outcome) {
             Ok(programs) => programs,
             Err(mistakes) => {
                 write.abort()?;
@@ -382,23 +385,36 @@ impl Control {
             }
         };
         laps.end("compile");
+        let is_ahead = outcome.can_be_taken_back();
+        if is_ahead {
+            self.flip(std::mem::take(&mut programs));
+            reply.effective_after = nanoseconds(arrived.elapsed());
+            laps.end("flip");
+        }
         for name in &outcome.made {
             if let Some(port) = state.ports.get(name) {
                 write.put_port_id(name, port.id.0)?;
             }
         }
-        write.commit(next)?;
+        if let Err(error) = write.commit(next) {
+            if is_ahead {
+                self.take_back(&outcome);
+            }
+            return Err(error.into());
+        }
         laps.end("commit");
         // From here on nothing is refused any more.
         self.revision = next;
         self.state = state;
         let before = self.shared.set_state(self.state.clone());
         self.carry_out(&mut outcome, programs);
-        laps.end("flip");
+        if !is_ahead {
+            reply.effective_after = nanoseconds(arrived.elapsed());
+            laps.end("flip");
+        }
         if outcome.changes.iter().any(is_about_mapping) {
             self.shared.events.look_again();
         }
-        reply.effective_after = u64::try_from(arrived.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.rebuilds.add_due(outcome.due);
         let waste = self.rebuilds.waste();
         waste.count += outcome.changes.len();
@@ -437,11 +453,7 @@ impl Control {
         for (name, edit) in &mut outcome.mappings {
             self.change_mapping(name, std::mem::take(edit));
         }
-        if !programs.is_empty()
-            && let Err(error) = self.shared.host.flip(programs)
-        {
-            error!("the policy is not in force everywhere: {error}");
-        }
+        self.flip(programs);
         for name in std::mem::take(&mut outcome.removed_mappings) {
             self.shared.events.forget(&name);
             let removed = self.shared.host.broadcast(move |_, switch, _| switch.remove_mapping(&name));
@@ -458,6 +470,25 @@ impl Control {
         }
         if !outcome.made.is_empty() || !outcome.removed.is_empty() {
             self.attach_devices();
+        }
+    }
+
+    /// Has every worker run `programs`.
+    fn flip(&self, programs: Vec<(PortId, Arc<Program>)>) {
+        if !programs.is_empty()
+            && let Err(error) = self.shared.host.flip(programs)
+        {
+            error!("the policy is not in force everywhere: {error}");
+        }
+    }
+
+    /// Has every worker run what it ran before a transaction that is not to be.
+    fn take_back(&mut self, outcome: &Outcome) {
+        let state = self.state.clone();
+        match self.compile(&state, outcome) {
+            Ok(programs) => self.flip(programs),
+            // It compiled before.
+            Err(mistakes) => error!("the former policy is not in force again: {mistakes:?}"),
         }
     }
 
@@ -628,6 +659,10 @@ fn port_reference(name: &Name) -> v1::Ref {
 
 fn does_not_compile(error: &lamina_core::layer::CompileError) -> v1::Mistake {
     mistake("impossible", error.to_string(), "change what the message names")
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn reply(outcome: &Outcome, revision: u64) -> v1::ApplyReply {

@@ -106,6 +106,18 @@ pub struct Outcome {
     pub due: Vec<rebuild::Place>,
 }
 
+impl Outcome {
+    /// Whether giving the workers the former programs undoes all of it: nothing but layers, and what they name, changes.
+    pub fn can_be_taken_back(&self) -> bool {
+        self.made.is_empty()
+            && self.reshaped.is_empty()
+            && self.removed.is_empty()
+            && self.mappings.is_empty()
+            && self.removed_mappings.is_empty()
+            && !self.is_multicast_changed
+    }
+}
+
 /// What happens to the entries of one mapping table.
 #[derive(Default)]
 pub struct MappingEdit {
