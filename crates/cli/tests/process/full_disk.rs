@@ -45,3 +45,32 @@ fn what_a_full_disk_refuses_does_not_run() {
     daemon.lamina(&["apply", "-f", block]);
     assert!(is_blocked(&daemon));
 }
+
+#[test]
+fn that_changes_are_refused_is_logged_once() {
+    let mut daemon = Daemon::new("").ignoring_file_limits();
+    daemon.start();
+    let ports = daemon.folder.write("ports.yaml", PORTS);
+    let policies = ["allow", "block"].map(|action| daemon.folder.write(action, &policy(action)));
+    let apply = |daemon: &Daemon, path: &std::path::Path| {
+        let output = daemon.command(&["apply", "-f", path.to_str().unwrap()]).output().unwrap();
+        output.status.success()
+    };
+    assert!(apply(&daemon, &ports));
+    // There is room for the log, and for one record in the journal.
+    let full = Rlimit { current: Some(4096), maximum: None };
+    prlimit(Pid::from_raw(daemon.id() as i32), Resource::Fsize, full).unwrap();
+    let refused = (0..4).find(|number| !apply(&daemon, &policies[number % 2]));
+    let refused = refused.expect("more was acknowledged than there is room for");
+    let told = || daemon.log().matches("changes are refused until the daemon is restarted").count();
+    assert_eq!(told(), 1, "{}", daemon.log());
+    assert!(!apply(&daemon, &policies[0]));
+    // Some rounds of the control thread, each of which would write out what the journal has.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(told(), 1, "{}", daemon.log());
+    daemon.kill();
+    daemon.start();
+    let is_blocked = daemon.lamina(&["trace", "--port", "vm1", PACKET]).contains("DROPPED");
+    // Policy number 1, 3 blocks; the one before the refused one runs.
+    assert_eq!(is_blocked, refused > 0 && (refused - 1) % 2 == 1);
+}

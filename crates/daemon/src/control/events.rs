@@ -3,10 +3,13 @@
 //! it is answered or the time for that is over, however many workers miss it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::Stream;
 use lamina_api::wire::v1;
 use lamina_core::layer::Name;
 use lamina_core::resource::MappingKey;
@@ -17,6 +20,8 @@ use super::relay::Bell;
 
 /// Events that wait for one subscriber.
 const QUEUE: usize = 4096;
+/// The most bytes of packets in them.
+const QUEUE_BYTES: usize = 4 << 20;
 /// Events that are kept for those who resume.
 const KEPT: usize = 8192;
 /// The most bytes of packets in them.
@@ -68,7 +73,28 @@ struct Subscriber {
     is_administrator: bool,
     kinds: Vec<i32>,
     queue: mpsc::Sender<v1::Event>,
+    /// Bytes of packets in the queue.
+    waiting: Arc<AtomicUsize>,
     lost: u64,
+}
+
+/// The events of one subscriber.
+pub struct Events {
+    queue: mpsc::Receiver<v1::Event>,
+    /// Bytes of packets in the queue.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Stream for Events {
+    type Item = v1::Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<v1::Event>> {
+        let polled = self.queue.poll_recv(context);
+        if let Poll::Ready(Some(event)) = &polled {
+            self.waiting.fetch_sub(event.packet.len(), Ordering::Relaxed);
+        }
+        polled
+    }
 }
 
 impl Subscriber {
@@ -86,6 +112,11 @@ impl Subscriber {
 
     /// Queues `event`; false when the subscriber is gone.
     fn send(&mut self, event: &v1::Event) -> bool {
+        let bytes = event.packet.len();
+        if self.waiting.load(Ordering::Relaxed) + bytes > QUEUE_BYTES {
+            self.lost += 1;
+            return !self.queue.is_closed();
+        }
         if self.lost > 0 {
             let lost = v1::Event {
                 sequence: event.sequence,
@@ -103,14 +134,12 @@ impl Subscriber {
                 Err(TrySendError::Closed(_)) => return false,
             }
         }
-        match self.queue.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.lost += 1;
-                true
-            }
-            Err(TrySendError::Closed(_)) => false,
-        }
+        // Before it is there to be taken off.
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        let Err(error) = self.queue.try_send(event.clone()) else { return true };
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        self.lost += 1;
+        matches!(error, TrySendError::Full(_))
     }
 }
 
@@ -132,15 +161,11 @@ impl EventHub {
 
     /// Subscribes `controller` to events of `kinds` (all, if empty), those after the sequence number `after` that are
     /// kept first; 0 for new ones only.
-    pub fn subscribe(
-        &self,
-        controller: Name,
-        is_administrator: bool,
-        kinds: Vec<i32>,
-        after: u64,
-    ) -> mpsc::Receiver<v1::Event> {
+    pub fn subscribe(&self, controller: Name, is_administrator: bool, kinds: Vec<i32>, after: u64) -> Events {
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let mut subscriber = Subscriber { controller, is_administrator, kinds, queue, lost: 0 };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let events = Events { queue: receiver, waiting: waiting.clone() };
+        let mut subscriber = Subscriber { controller, is_administrator, kinds, queue, waiting, lost: 0 };
         let mut inner = self.inner();
         if after > 0 {
             let first = inner.kept.front().map_or(inner.sequence + 1, |first| first.event.sequence);
@@ -154,7 +179,7 @@ impl EventHub {
             }
         }
         inner.subscribers.push(subscriber);
-        receiver
+        events
     }
 
     /// Gives `event` its number and time, and to everybody whom it is for.
@@ -281,6 +306,16 @@ impl EventHub {
 mod tests {
     use super::*;
 
+    impl Events {
+        /// The next one, if it is there.
+        fn try_recv(&mut self) -> Result<v1::Event, &'static str> {
+            match Pin::new(self).poll_next(&mut Context::from_waker(std::task::Waker::noop())) {
+                Poll::Ready(Some(event)) => Ok(event),
+                _ => Err("none is there"),
+            }
+        }
+    }
+
     fn event(kind: v1::EventKind) -> v1::Event {
         v1::Event { kind: kind as i32, ..v1::Event::default() }
     }
@@ -336,6 +371,37 @@ mod tests {
         let inner = hub.inner();
         assert_eq!(inner.kept.len(), KEPT_BYTES / 9_000);
         assert_eq!(inner.kept_bytes, 9_000 * inner.kept.len());
+    }
+
+    #[test]
+    fn packets_that_wait_for_a_subscriber_are_bounded_in_bytes() {
+        let hub = EventHub::default();
+        let mut slow = hub.subscribe("slow".into(), false, vec![], 0);
+        let mut quick = hub.subscribe("quick".into(), false, vec![], 0);
+        let punt = || v1::Event { packet: vec![0; 9_000], ..event(v1::EventKind::Punt) };
+        let fit = QUEUE_BYTES / 9_000;
+        for _ in 0..fit + 10 {
+            hub.publish(punt(), None);
+            quick.try_recv().unwrap();
+        }
+        assert_eq!(hub.lost(), 10);
+        // What has no packet has room, and tells of the loss.
+        hub.publish(event(v1::EventKind::PortUp), None);
+        assert_eq!(quick.try_recv().unwrap().kind, v1::EventKind::PortUp as i32);
+        for sequence in 1..=fit as u64 {
+            assert_eq!(slow.try_recv().unwrap().sequence, sequence);
+        }
+        assert_eq!(slow.try_recv().unwrap().lost, 10);
+        assert_eq!(slow.try_recv().unwrap().kind, v1::EventKind::PortUp as i32);
+        assert!(slow.try_recv().is_err());
+        // What was taken makes room for as much.
+        for _ in 0..=fit {
+            hub.publish(punt(), None);
+        }
+        assert_eq!(hub.lost(), 10 + 1 + 1, "one more of each");
+        let taken = std::iter::from_fn(|| slow.try_recv().ok()).filter(|event| !event.packet.is_empty());
+        assert_eq!(taken.count(), fit);
+        assert_eq!(slow.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `draft` | operations on copies of the state and the store |
 //! | `state` | what runs, as the control thread knows it |
 //! | `store` | what controllers asked for, on disk |
+//! | `batch` | many objects on their way there |
 //! | `journal` | small transactions on their way there |
 //! | `key` | references to objects |
 //! | `mapping` | entries of mapping tables |
@@ -30,6 +31,7 @@
 //!
 //! Nothing here may touch packets, and nobody but this thread may change what runs.
 
+mod batch;
 mod changes;
 mod devices;
 mod draft;
@@ -219,6 +221,8 @@ pub struct Control {
     rebuilds: rebuild::Rebuilds,
     /// There was no transaction since the last tick.
     is_idle: bool,
+    /// The store takes nothing more, and that was told.
+    is_store_broken: bool,
     /// Tells events for as long as the thread lives.
     _relay: Relay,
 }
@@ -266,6 +270,7 @@ pub fn start(
         attached: BTreeMap::new(),
         rebuilds: rebuild::Rebuilds::new(sender.clone(), housekeeper),
         is_idle: true,
+        is_store_broken: false,
         _relay: relay,
     };
     control.restore();
@@ -304,11 +309,21 @@ impl Control {
     }
 
     /// Has the store write out what only its journal has: the next start is quicker for it.
-    fn checkpoint(&self) {
-        if self.shared.store.needs_checkpoint()
+    fn checkpoint(&mut self) {
+        if !self.is_store_broken
+            && self.shared.store.needs_checkpoint()
             && let Err(error) = self.shared.store.checkpoint()
         {
-            warn!("the journal goes on: {error}");
+            self.store_failed(&error);
+        }
+    }
+
+    /// Tells of `error`, after which the store may take nothing more: then once.
+    fn store_failed(&mut self, error: &StoreError) {
+        if !self.shared.store.is_broken() {
+            warn!("{error}");
+        } else if !std::mem::replace(&mut self.is_store_broken, true) {
+            error!("changes are refused until the daemon is restarted: {error}");
         }
     }
 
@@ -400,6 +415,7 @@ impl Control {
             if is_ahead {
                 self.take_back(&outcome);
             }
+            self.store_failed(&error);
             return Err(error.into());
         }
         laps.end("commit");

@@ -3,8 +3,8 @@
 //! A changed rule lies beside its list's base until so many do that the list should be made anew. That takes tens of
 //! milliseconds for tens of thousands of rules: the housekeeper does it, while transactions go on and may change the list
 //! further; what they changed is carried over. One list at a time. Where the machine never rests the housekeeper does not get to
-//! it: when the list is about to be full, a thread of its own does it at the priority of everything else, before a
-//! transaction would have to. Which lists are due is known from the transactions that
+//! it, and when too much waits for it, it takes nothing: when the list is about to be full, a thread of its own does it at the
+//! priority of everything else, before a transaction would have to. Which lists are due is known from the transactions that
 //! changed them: nothing here looks at what did not change.
 
 use std::collections::VecDeque;
@@ -43,6 +43,11 @@ impl Place {
     fn group<'a>(&self, state: &'a State) -> Option<&'a Group> {
         let layer = state.ports.get(&self.port)?.layers.get(&self.layer)?;
         layer.groups(self.direction).iter().find(|group| group.name == self.group)
+    }
+
+    /// True when the group's list is about to be full.
+    fn is_urgent(&self, state: &State) -> bool {
+        self.group(state).is_some_and(|group| group.rules.overlay_len() >= URGENT)
     }
 }
 
@@ -155,23 +160,48 @@ impl Control {
             let (number, job) = self.rebuilds.job(group, &place);
             match self.rebuilds.housekeeper.hand(job) {
                 Ok(()) => self.rebuilds.running = Some(Running { place, number, urgent: None }),
-                Err(_) => return self.rebuilds.due.push_front(place),
+                Err(_) => {
+                    self.rebuilds.due.push_front(place);
+                    return self.begin_urgent();
+                }
             }
+        }
+    }
+
+    /// The housekeeper takes nothing: has a list made anew by somebody else, if one is urgent.
+    fn begin_urgent(&mut self) {
+        let mut due = self.rebuilds.due.iter();
+        let Some(at) = due.position(|place| place.is_urgent(&self.state)) else { return };
+        let Some(place) = self.rebuilds.due.remove(at) else { return };
+        match self.rebuild_at_once(&place) {
+            Some(number) => {
+                self.rebuilds.running = Some(Running { place, number, urgent: Some(number) });
+            }
+            None => self.rebuilds.due.push_front(place),
         }
     }
 
     /// Has the list that the housekeeper has not made in time made by somebody else.
     fn hurry(&mut self) {
-        let Some(place) = self.rebuilds.running.as_ref().filter(|running| running.urgent.is_none()) else {
-            return;
-        };
-        let place = place.place.clone();
-        let group = place.group(&self.state).filter(|group| group.rules.overlay_len() >= URGENT);
-        let Some((number, job)) = group.map(|group| self.rebuilds.job(group, &place)) else { return };
-        if let Err(error) = std::thread::Builder::new().name("rebuild".into()).spawn(job) {
-            error!("no thread to make a rule list anew: {error}");
-        } else if let Some(running) = &mut self.rebuilds.running {
-            running.urgent = Some(number);
+        let running = self.rebuilds.running.as_ref().filter(|running| running.urgent.is_none());
+        let Some(place) = running.map(|running| running.place.clone()) else { return };
+        if place.is_urgent(&self.state) {
+            let number = self.rebuild_at_once(&place);
+            if let Some(running) = &mut self.rebuilds.running {
+                running.urgent = number;
+            }
+        }
+    }
+
+    /// Has a thread of its own make the list at `place` anew; returns the job's number.
+    fn rebuild_at_once(&mut self, place: &Place) -> Option<u64> {
+        let (number, job) = self.rebuilds.job(place.group(&self.state)?, place);
+        match std::thread::Builder::new().name("rebuild".into()).spawn(job) {
+            Ok(_) => Some(number),
+            Err(error) => {
+                error!("no thread to make a rule list anew: {error}");
+                None
+            }
         }
     }
 
@@ -213,5 +243,103 @@ impl Control {
         if is_due {
             self.rebuilds.add_due(vec![place.clone()]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
+    use lamina_api::wire::v1;
+    use lamina_api::wire::v1::operation::Operation;
+    use lamina_core::switch::SwitchConfig;
+
+    use super::*;
+    use crate::control::{Interfaces, Request, Rights, Store, event_rings, start};
+    use crate::host::{Host, HostConfig};
+
+    fn apply(control: &mut Control, operations: Vec<Operation>) {
+        let operations = operations.into_iter().map(|one| v1::Operation { operation: Some(one) }).collect();
+        let options = v1::ApplyOptions::default();
+        let request = Request { controller: "test".into(), options, operations, arrived: Instant::now() };
+        control.apply(request).unwrap();
+    }
+
+    #[test]
+    fn an_urgent_list_is_made_anew_though_the_housekeeper_takes_nothing() {
+        let (senders, rings) = event_rings(1);
+        let mut config = HostConfig::new("rebuild", SwitchConfig { seed: 7 });
+        config.events = senders;
+        let host = Host::start(config).unwrap();
+        let store = Store::in_memory().unwrap();
+        let (mut control, _handle, _shared) =
+            start(host, store, Rights::default(), Box::new(Interfaces), rings).unwrap();
+        let (port, layer, group) = ("rebuilt-port", "acl", "g");
+        let made = v1::Port { mac: "02:00:00:00:00:01".into(), ..v1::Port::default() };
+        let groups = vec![v1::Group { group: group.into(), ..v1::Group::default() }];
+        let layers =
+            v1::Layer { name: layer.into(), priority: Some(1), outbound: groups, ..v1::Layer::default() };
+        apply(
+            &mut control,
+            vec![
+                Operation::PutPort(v1::PutPort { name: port.into(), port: Some(made) }),
+                Operation::PutLayer(v1::PutLayer {
+                    port: port.into(),
+                    layer: Some(layers),
+                    keep_groups: false,
+                }),
+            ],
+        );
+        let put = |control: &mut Control, number: usize| {
+            let rule = v1::Rule {
+                name: format!("r{number}"),
+                action: Some(v1::Action { action: Some(v1::action::Action::Allow(v1::Nothing {})) }),
+                ..v1::Rule::default()
+            };
+            let rules = v1::PutRules {
+                port: port.into(),
+                layer: layer.into(),
+                direction: v1::Direction::Outbound as i32,
+                group: group.into(),
+                rules: vec![rule],
+            };
+            apply(control, vec![Operation::PutRules(rules)]);
+            control.begin_rebuild();
+        };
+        // The housekeeper is busy for as long as `gate` is there, and too much waits for it.
+        let (gate, closed) = channel::<()>();
+        let wait = move || assert!(closed.recv().is_err());
+        let begun = control.rebuilds.housekeeper.hand(Box::new(wait));
+        assert!(begun.is_ok());
+        let begin = Instant::now();
+        let mut handed = 0;
+        // It takes one more when it takes the first one up.
+        while handed < 16 || begin.elapsed() < Duration::from_millis(200) {
+            handed += usize::from(control.rebuilds.housekeeper.hand(Box::new(|| ())).is_ok());
+            assert!(begin.elapsed() < Duration::from_secs(60), "the housekeeper does not fill");
+        }
+        let place = Place {
+            port: port.into(),
+            layer: layer.into(),
+            direction: Direction::Outbound,
+            group: group.into(),
+        };
+        let edits = |control: &Control| place.group(&control.state).unwrap().rules.overlay_len();
+        let mut number = 0;
+        while edits(&control) < URGENT - 1 {
+            put(&mut control, number);
+            number += 1;
+        }
+        assert!(control.rebuilds.running.is_none() && !control.rebuilds.due.is_empty(), "it waits");
+        put(&mut control, number);
+        assert!(control.rebuilds.running.is_some(), "it is urgent");
+        match control.commands.recv_timeout(Duration::from_secs(60)) {
+            Ok(Command::Rebuilt(done)) => control.finish_rebuild(done),
+            _ => panic!("it is not made"),
+        }
+        assert_eq!(edits(&control), 0);
+        assert!(control.rebuilds.running.is_none() && control.rebuilds.due.is_empty());
+        drop(gate);
     }
 }

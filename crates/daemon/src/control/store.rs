@@ -17,7 +17,8 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDe
 
 use tracing::warn;
 
-use super::journal::{Edit, Edits, Journal};
+use super::batch::Batch;
+use super::journal::{Edit, Edits, Journal, JournalError};
 use super::key::Key;
 
 const OBJECTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("objects");
@@ -30,7 +31,7 @@ const REVISION: &str = "revision";
 const FORM: &str = "form";
 /// The form that this build writes. A build refuses a form that it does not know.
 const CURRENT_FORM: u64 = 2;
-/// The form before, without journal; it is taken over.
+/// The form before, and of one whose journal could not be made yet; it is taken over.
 const FORM_WITHOUT_JOURNAL: u64 = 1;
 
 /// New objects between two that are there, below which a walk from one place to the next is not worth it;
@@ -60,74 +61,15 @@ pub struct Objects<'w> {
     edits: &'w RefCell<Edits>,
 }
 
-/// Objects as the store will have them, one behind the other in memory: they come by the hundred thousand.
-#[derive(Debug, Default)]
-pub struct Batch {
-    bytes: Vec<u8>,
-    /// Where each key begins and ends; its value follows, up to the next key.
-    keys: Vec<(usize, usize)>,
-}
-
-impl Batch {
-    /// One more.
-    pub fn add(&mut self, key: &Key, object: &v1::Object) {
-        let begin = self.bytes.len();
-        self.bytes.extend_from_slice(key.bytes());
-        self.keys.push((begin, self.bytes.len()));
-        // Memory does not run out of room.
-        let _ = object.encode(&mut self.bytes);
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// A key.
-    pub fn key(&self, place: usize) -> &[u8] {
-        let (begin, end) = self.keys[place];
-        &self.bytes[begin..end]
-    }
-
-    /// A key and its value.
-    fn entry(&self, place: usize) -> (&[u8], &[u8]) {
-        let (_, end) = self.keys[place];
-        let next = self.keys.get(place + 1).map_or(self.bytes.len(), |(begin, _)| *begin);
-        (self.key(place), &self.bytes[end..next])
-    }
-
-    /// The places of all keys in the order of keys; of several with one key the first.
-    fn order(&self) -> Vec<usize> {
-        let Some(first) = self.keys.first().map(|_| self.key(0)) else { return Vec::new() };
-        // Most have a beginning in common, and differ soon after it.
-        let shared = (1..self.len()).fold(first.len(), |shared, place| {
-            let same = first[..shared].iter().zip(self.key(place)).take_while(|(a, b)| a == b);
-            same.count()
-        });
-        let head = |place: usize| {
-            let mut head = [0; 16];
-            let rest = &self.key(place)[shared..];
-            let length = rest.len().min(16);
-            head[..length].copy_from_slice(&rest[..length]);
-            u128::from_be_bytes(head)
-        };
-        let mut order: Vec<(u128, usize)> = (0..self.len()).map(|place| (head(place), place)).collect();
-        order.sort_unstable_by(|a, b| {
-            a.0.cmp(&b.0).then_with(|| self.key(a.1).cmp(self.key(b.1))).then_with(|| a.1.cmp(&b.1))
-        });
-        let mut order: Vec<usize> = order.into_iter().map(|(_, place)| place).collect();
-        order.dedup_by(|later, first| self.key(*later) == self.key(*first));
-        order
-    }
-}
-
 /// Why the store cannot be used.
 #[derive(Debug)]
 pub enum StoreError {
     /// The database says so; the disk may be full or broken.
     Database(Box<redb::Error>),
-    /// Its journal cannot be used; the disk may be full or broken.
-    Journal(std::io::Error),
+    /// Its journal cannot be used.
+    Journal(JournalError),
+    /// A transaction failed, and its record in the journal could not be voided: the next start may carry it out.
+    Unknown(Box<StoreError>, std::io::Error),
     /// It was written by another build, in this form.
     Form(u64),
     /// An object is not readable.
@@ -139,6 +81,11 @@ impl std::fmt::Display for StoreError {
         match self {
             StoreError::Database(error) => write!(f, "the policy store failed: {error}"),
             StoreError::Journal(error) => write!(f, "the journal of the policy store failed: {error}"),
+            StoreError::Unknown(error, void) => write!(
+                f,
+                "{error}; its record in the journal could not be voided either ({void}), so whether it is in force after the next \
+                 start of the daemon is unknown: look then, and say it again"
+            ),
             StoreError::Form(form) => write!(
                 f,
                 "the policy store has form {form}, this build knows {CURRENT_FORM}: use the build that wrote it, or begin \
@@ -164,8 +111,8 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
 /// What goes wrong while the journal is opened.
 struct Redo(StoreError);
 
-impl From<std::io::Error> for Redo {
-    fn from(error: std::io::Error) -> Self {
+impl From<JournalError> for Redo {
+    fn from(error: JournalError) -> Self {
         Redo(StoreError::Journal(error))
     }
 }
@@ -181,12 +128,25 @@ impl Store {
             store.redo(revision, edits).map_err(Redo)
         };
         let opened = Journal::open(&path.with_extension("journal"), known, redo);
-        let journal = opened.map_err(|Redo(error)| error)?;
-        store.journal = Some(Mutex::new(journal));
+        if let Some(journal) = opened.map_err(|Redo(error)| error)? {
+            store.journal = Some(Mutex::new(journal));
+            store.set_current_form()?;
+        }
         if redone > 0 {
             store.checkpoint()?;
         }
         Ok(store)
+    }
+
+    /// There is a journal: from now on a build that does not know of it must not open this.
+    fn set_current_form(&self) -> Result<(), StoreError> {
+        let write = self.database.begin_write()?;
+        let before = write.open_table(NUMBERS)?.insert(FORM, CURRENT_FORM)?.map(|form| form.value());
+        match before {
+            Some(CURRENT_FORM) => write.abort()?,
+            _ => write.commit()?,
+        }
+        Ok(())
     }
 
     /// Carries a transaction of the journal out again.
@@ -221,6 +181,12 @@ impl Store {
         Ok(())
     }
 
+    /// True when it takes no transaction any more, until it is opened again: it failed to write. To be called without a
+    /// transaction.
+    pub fn is_broken(&self) -> bool {
+        self.database.begin_write().is_err()
+    }
+
     /// True when a [checkpoint](Store::checkpoint) would do something.
     pub fn needs_checkpoint(&self) -> bool {
         self.journal().is_some_and(|journal| journal.is_needed())
@@ -243,10 +209,10 @@ impl Store {
             let mut numbers = write.open_table(NUMBERS)?;
             let form = numbers.get(FORM)?.map(|form| form.value());
             match form {
-                Some(CURRENT_FORM) => {}
-                Some(other) if other != FORM_WITHOUT_JOURNAL => return Err(StoreError::Form(other)),
-                _ => {
-                    numbers.insert(FORM, CURRENT_FORM)?;
+                Some(CURRENT_FORM | FORM_WITHOUT_JOURNAL) => {}
+                Some(other) => return Err(StoreError::Form(other)),
+                None => {
+                    numbers.insert(FORM, FORM_WITHOUT_JOURNAL)?;
                 }
             }
         }
@@ -332,10 +298,20 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Makes it last; when this returns, it is on the disk.
-    pub fn commit(mut self, revision: u64) -> Result<(), StoreError> {
+    /// Makes it last; when this returns, it is on the disk. After an error it is not, unless that says otherwise.
+    pub fn commit(self, revision: u64) -> Result<(), StoreError> {
+        let store = self.store;
+        let mut journal = store.journal();
+        let Err(error) = self.commit_with(journal.as_deref_mut(), revision) else { return Ok(()) };
+        match journal.map_or(Ok(()), |mut journal| journal.void()) {
+            Ok(()) => Err(error),
+            Err(void) => Err(StoreError::Unknown(Box::new(error), void)),
+        }
+    }
+
+    /// Does so with `journal`, in which its record may be left after an error.
+    fn commit_with(mut self, mut journal: Option<&mut Journal>, revision: u64) -> Result<(), StoreError> {
         self.transaction.open_table(NUMBERS)?.insert(REVISION, revision)?;
-        let mut journal = self.store.journal();
         if let Some(journal) = &mut journal {
             match journal.write(revision, &self.edits.borrow()) {
                 Ok(true) => {
@@ -350,7 +326,7 @@ impl Write<'_> {
         }
         self.transaction.set_durability(Durability::Immediate)?;
         self.transaction.commit()?;
-        if let Some(journal) = &mut journal {
+        if let Some(journal) = journal {
             journal.begin_anew();
         }
         Ok(())
@@ -496,25 +472,6 @@ mod tests {
         batch
     }
 
-    #[test]
-    fn a_batch_is_in_the_order_of_its_keys_and_has_each_once() {
-        let keys = ["b", "a", "ab", "b", "a common beginning of more than sixteen 2", "", "a\0", "b", "c"];
-        let long =
-            ["x\0ab", "x\0a", "x\0aaaaaaaaaaaaaaaaaaaaaaaab", "x\0aaaaaaaaaaaaaaaaaaaaaaaaa", "x\0a\0"];
-        for keys in [&keys[..], &long, &["one"], &[]] {
-            let objects: Vec<(Key, v1::Object)> =
-                keys.iter().zip(1..).map(|(key, n)| (Key::from_bytes(key.as_bytes()), object(n))).collect();
-            let mut expected: Vec<usize> = (0..keys.len()).collect();
-            expected.sort_by_key(|place| keys[*place]);
-            expected.dedup_by_key(|place| keys[*place]);
-            let batch = batch(&objects);
-            assert_eq!(batch.order(), expected, "{keys:?}");
-            for (place, (key, object)) in objects.iter().enumerate() {
-                assert_eq!(batch.entry(place), (key.bytes(), &object.encode_to_vec()[..]));
-            }
-        }
-    }
-
     /// Numbers below a bound.
     fn dice() -> impl FnMut(u64) -> u64 {
         let mut seed = 7_u64;
@@ -620,6 +577,30 @@ mod tests {
         assert!(Store::open(&path).is_ok());
         set_form(CURRENT_FORM + 1);
         assert!(matches!(Store::open(&path), Err(StoreError::Form(form)) if form == CURRENT_FORM + 1));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_store_does_without_a_journal_until_one_can_be_made() {
+        let folder = std::env::temp_dir().join(format!("lamina-without-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("policy.redb");
+        let form = |store: &Store| {
+            let numbers = store.database.begin_read().unwrap().open_table(NUMBERS).unwrap();
+            numbers.get(FORM).unwrap().map(|form| form.value())
+        };
+        let commit = |store: &Store, revision| store.write().unwrap().commit(revision).unwrap();
+        std::os::unix::fs::symlink("/dev/null", folder.join("policy.journal")).unwrap();
+        let store = Store::open(&path).unwrap();
+        assert!(store.journal.is_none());
+        assert_eq!(form(&store), Some(FORM_WITHOUT_JOURNAL), "a build before this one could open it");
+        commit(&store, 1);
+        drop(store);
+        std::fs::remove_file(folder.join("policy.journal")).unwrap();
+        let store = Store::open(&path).unwrap();
+        commit(&store, 2);
+        assert!(store.needs_checkpoint());
+        assert_eq!((store.revision().unwrap(), form(&store)), (2, Some(CURRENT_FORM)));
         std::fs::remove_dir_all(folder).unwrap();
     }
 

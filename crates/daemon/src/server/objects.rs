@@ -7,7 +7,6 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use lamina_api::wire::v1;
 use lamina_core::layer::Name;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Answers, Service};
@@ -107,9 +106,10 @@ impl Service {
         request: v1::EventsRequest,
     ) -> Answers<v1::Event> {
         let events = &self.shared.events;
-        let receiver = events.subscribe(controller, is_administrator, request.kinds, request.after_sequence);
+        let subscribed =
+            events.subscribe(controller, is_administrator, request.kinds, request.after_sequence);
         events.looked(events.look_again()).await;
-        Box::pin(ReceiverStream::new(receiver).map(Ok))
+        Box::pin(subscribed.map(Ok))
     }
 }
 

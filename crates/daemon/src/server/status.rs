@@ -4,7 +4,7 @@ use lamina_api::wire::v1;
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::control::{ApplyError, Mistakes};
+use crate::control::{ApplyError, Mistakes, StoreError};
 
 /// Bytes of details that a status carries: they travel in a header, of which clients take only so much.
 const MAX_DETAILS: usize = 3500;
@@ -59,6 +59,7 @@ fn truncate(text: &mut String, length: usize) {
 pub fn not_applied(error: ApplyError) -> Status {
     match error {
         ApplyError::Refused(mistakes) => refused(&mistakes),
+        ApplyError::Store(error @ StoreError::Unknown(..)) => Status::unknown(error.to_string()),
         ApplyError::Store(error) => Status::internal(format!("{error}; nothing was changed")),
         ApplyError::Busy => Status::resource_exhausted("too many transactions wait; try again later"),
         ApplyError::Thread(error) => Status::internal(format!("a thread could not be started: {error}")),

@@ -18,13 +18,14 @@ use lamina_core::layer::{Name, Rule};
 use lamina_core::resource::{Mapping, MappingChange, MappingKey};
 use lamina_core::switch::PortId;
 
+use crate::control::batch::Batch;
 use crate::control::key::{self, Key};
 use crate::control::mapping;
 use crate::control::mistake::{Mistakes, mistake};
 use crate::control::rebuild;
 use crate::control::rights::Rights;
 use crate::control::state::{self, State};
-use crate::control::store::{Batch, Objects, StoreError};
+use crate::control::store::{Objects, StoreError};
 
 /// Rules changed in one group beyond which its list is made anew.
 const REBUILD_RULES: usize = 64;
