@@ -191,9 +191,12 @@ fn drops_count_at_their_place_also_from_the_drop_cache() {
     assert_eq!(bed.switch.drop_rows(None).unwrap()[0].frames, 1);
 }
 
-/// Keeps points and lengths of up to so many packets.
+/// Point, length and rule of a captured packet.
+type Copied = (&'static str, usize, Option<String>);
+
+/// Keeps those of up to so many packets.
 #[derive(Clone, Debug)]
-struct Sink(Arc<Mutex<Vec<(&'static str, usize, Option<String>)>>>, usize);
+struct Sink(Arc<Mutex<Vec<Copied>>>, usize);
 
 impl Sink {
     fn new(room: usize) -> Sink {

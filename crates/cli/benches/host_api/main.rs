@@ -54,6 +54,9 @@ struct Arguments {
     /// Where the daemon's folder with its store is made; the system's folder for temporary files otherwise.
     #[arg(long)]
     folder: Option<PathBuf>,
+    /// The daemon's nice value; that of the package's service unless given.
+    #[arg(long, default_value_t = -10, allow_hyphen_values = true)]
+    nice: i8,
     /// What the daemon logs.
     #[arg(long, default_value = "warn")]
     log: String,
@@ -81,7 +84,7 @@ fn main() -> Result<()> {
 
 async fn measure(arguments: &Arguments) -> Result<()> {
     let folder = arguments.folder.clone().unwrap_or_else(std::env::temp_dir);
-    let network = Network::build(&folder, &arguments.log)?;
+    let network = Network::build(&folder, &arguments.log, arguments.nice)?;
     let mut client = network.daemon.client().await?;
     client.apply(policy::ports()).await?;
 

@@ -27,7 +27,7 @@ pub struct Network {
 
 impl Network {
     /// Builds it, with the daemon's folder in `parent`.
-    pub fn build(parent: &Path, log: &str) -> Result<Network> {
+    pub fn build(parent: &Path, log: &str, nice: i8) -> Result<Network> {
         let host = namespace()?;
         let guests = [namespace()?, namespace()?];
         for (number, (guest, device)) in guests.iter().zip(policy::PORTS).enumerate() {
@@ -41,7 +41,7 @@ impl Network {
             let neighbour = policy::mac(1 - number);
             ip(guest, &format!("neigh add {a}.{b}.{c}.{d} lladdr {neighbour} dev eth0 nud permanent"))?;
         }
-        Ok(Network { daemon: Daemon::start(parent, &host, log)?, guests })
+        Ok(Network { daemon: Daemon::start(parent, &host, log, nice)?, guests })
     }
 }
 
@@ -71,14 +71,15 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    fn start(parent: &Path, namespace: &NetNs, log: &str) -> Result<Daemon> {
+    fn start(parent: &Path, namespace: &NetNs, log: &str, nice: i8) -> Result<Daemon> {
         let folder = parent.join(format!("lamina-bench-{}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let (socket, config, state) =
             (folder.join("lamina.sock"), folder.join("laminad.toml"), folder.join("state"));
         let text = format!("socket = {socket:?}\nstate = {state:?}\nworkers = {WORKERS}\nlog = {log:?}\n");
         fs::write(&config, text)?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lamina"));
+        let mut command = Command::new("nice");
+        command.arg(format!("--adjustment={nice}")).arg(env!("CARGO_BIN_EXE_lamina"));
         command.arg("daemon").arg("--config").arg(&config);
         command.stdin(Stdio::null()).stdout(Stdio::null()).env_remove("NOTIFY_SOCKET");
         let child = namespace.run(move || command.spawn())??;

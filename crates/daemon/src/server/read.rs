@@ -290,7 +290,6 @@ impl Service {
             min_packets: wanted.min_packets,
             stale: wanted.stale.then_some(true),
             sample,
-            ..FlowFilter::default()
         })
     }
 
