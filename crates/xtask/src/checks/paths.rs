@@ -42,16 +42,19 @@ fn machine_path(line: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::machine_path;
+    use super::{ROOTS, machine_path};
 
     #[test]
     fn absolute_paths_are_found_and_others_are_not() {
         let absolute = |root: &str| format!("see \"/{root}/x\"");
-        assert!(machine_path(&absolute("home")).is_some());
-        assert!(machine_path(&absolute("var/tmp")).is_some());
-        for fine in
-            ["docs/work/x", "../root/x", "https://example.org/home/x", "1/2", "/proc/self", "/network/x"]
-        {
+        for root in ROOTS {
+            assert!(machine_path(&absolute(root)).is_some(), "{root}");
+            for before in ["docs", "..", "https://example.org", "$HOME"] {
+                let fine = format!("{before}/{root}/x");
+                assert_eq!(machine_path(&fine), None, "{fine}");
+            }
+        }
+        for fine in ["1/2", "/proc/self", "/network/x"] {
             assert_eq!(machine_path(fine), None, "{fine}");
         }
     }
